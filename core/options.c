@@ -1,0 +1,365 @@
+/*
+ * The command line. Each option is one row of a table; parsing, help and "given twice" come from
+ * it.
+ */
+#include <errno.h>
+#include <getopt.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/options.h"
+#include "core/vm.h"
+
+/*
+ * What a kernel is told when nothing else is said: a quick, quiet boot on the serial port, and on a
+ * panic a reset at once that leaves its mark (main_boot.c) instead of a hang.
+ */
+#define DEFAULT_CMDLINE                                                                            \
+	"console=ttyS0 quiet panic=-1 reboot=panic_warm random.trust_cpu=on cryptomgr.notests "    \
+	"8250.nr_uarts=1 pci=noearly"
+
+#define CPUS_MAX 254
+
+enum kind { KIND_STRING, KIND_SIZE, KIND_NUMBER, KIND_CHOICE, KIND_SECONDS, KIND_FLAG };
+
+struct option_row {
+	char letter; /* 0: long name only */
+	const char *name;
+	const char *value; /* what the value is called in help; for KIND_CHOICE the words, by | */
+	const char *help;
+	enum command command;
+	enum kind kind;
+	char unit; /* KIND_SIZE */
+	size_t field;
+	uint64_t min, max; /* KIND_NUMBER, KIND_SIZE */
+};
+
+#define FIELD(name) .field = offsetof(struct options, name)
+
+static const struct option_row table[] = {
+	{'k',	                                                            "kernel", "PATH",                        "bzImage or ELF vmlinux, told apart by content (./bzImage)",
+         COMMAND_BOOT,KIND_STRING,       FIELD(kernel)},
+	{ 'i',	                                                           "initrd", "PATH",                        "initial RAM file system",	                                                                    COMMAND_BOOT,KIND_STRING,
+         FIELD(initrd)},
+	{ 'm',	                                                           "memory", "SIZE",                        "guest RAM, a number and g, m or k; g where none is given (1G)",
+         COMMAND_BOOT,KIND_SIZE,         'g',           FIELD(memory), .min = 1 << 20, .max = 1ull << 45 },
+	{ 'c',	                                                "cpus",	                                       "N",	                                                                   "virtual CPUs, 1 to 254 (1)",	                                                                                                                                                                    COMMAND_BOOT,KIND_NUMBER,FIELD(cpus),
+         .min = 1, .max = CPUS_MAX },
+	{ 'p',	                                                   "cmdline",	                                                "TEXT",	                                                                                                "the whole kernel command line, in place of kring's own",
+         COMMAND_BOOT,KIND_STRING,FIELD(cmdline)},
+	{ 0,	      "append",	                                                             "TEXT",	                                                                               "more kernel parameters, behind the command line",	                                                                                                                                                                     COMMAND_BOOT,
+         KIND_STRING,	                                                                                                                                                     FIELD(append)	                                                                                                                                                                                                                                                                                                                                                               },
+	{ 0,	             "protocol",                 "auto|linux64|linux32|pvh",	                                                                                             "how the kernel is entered (auto)",
+         COMMAND_BOOT,KIND_CHOICE,FIELD(protocol)},
+	{ 0,	                            "console",	                                                             "stdio|none|FILE",	                                                                               "where the serial port leads (stdio)",	                                                                                                                                                                    COMMAND_BOOT,
+         KIND_STRING,	                                                                                                                                                                                                                                                                                                                FIELD(console)	                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                               },
+	{ 0,	                         "timeout",	                     "SECONDS",	                                                                                             "end the guest after that time, exit status 124",	                                                                                                                                                                                   COMMAND_BOOT,
+         KIND_SECONDS,FIELD(timeout)},
+	{ 0,	              "reboot",                  "exit|restart",	                                                                                            "what a reboot of the guest does (exit)",	                                                                                                                                                                                  COMMAND_BOOT,
+         KIND_CHOICE,	                                                                                                                                                                                                                                                                                                               FIELD(restart)	                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                    },
+	{ 0,	                      "timings",	                  "FILE",	                                                                                             "write phases, markers and exits as JSON; -: standard output",
+         COMMAND_BOOT,KIND_STRING,FIELD(timings)},
+	{ 'T',         "trace",	                                                             "N",	                                                                               "single-step, a line on standard error every N instructions (0: off)",
+         COMMAND_BOOT,KIND_SIZE,	                                                                                                                                                                                                                                                                                                                                                                                                                                                                           0,	                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                FIELD(trace), .max = 1ull << 60 },
+	{ 'D', "dev",	                                                             "PATH",	                                                                                 "the KVM device (/dev/kvm)",	                                                                                                                                                                                    COMMAND_BOOT,KIND_STRING,FIELD(dev)},
+	{ 'D',	                                                         "dev","PATH","the KVM device (/dev/kvm)",COMMAND_PROBE,KIND_STRING,	                                                                                                                                                                                                                                                       FIELD(dev)	                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                        },
+	{ 0, "json",     NULL,	                                                                                       "for machines",	                                                                                                                                                                                                                                                                                                                                                                         COMMAND_PROBE,	                                                                                                                                                                                                                                                                                                                                                                                            KIND_FLAG,	                                                                                                                                     FIELD(json)},
+};
+
+#define ROWS (sizeof(table) / sizeof(table[0]))
+
+static const char overview[] =
+        "kring runs a Linux kernel in a microVM.\n"
+        "\n"
+        "  kring boot -k KERNEL [-i INITRD] [-m SIZE] [-c N] [--append TEXT]\n"
+        "      boot it here, its serial console on this terminal; Ctrl-a x ends it\n"
+        "  kring boot --help\n"
+        "      all options\n"
+        "  kring probe [--json]\n"
+        "      what this host can do, and what to fix\n"
+        "  kring --version\n"
+        "\n"
+        "Exit status: 0 the guest powered off or rebooted; 2 the command line is wrong;\n"
+        "123 the guest panicked; 124 --timeout passed; 125 kring failed; 128+n signal n.\n";
+
+static const char boot_tail[] =
+        "\n"
+        "Kernel command line, unless -p is given:\n"
+        "  " DEFAULT_CMDLINE "\n"
+        "\n"
+        "Keys on a terminal: Ctrl-a x ends the VM, Ctrl-a h lists the keys,\n"
+        "Ctrl-a Ctrl-a sends Ctrl-a to the guest.\n"
+        "\n"
+        "A byte that the guest writes to port 0x4b52 becomes a marker in --timings.\n";
+
+static void print_rows(enum command command, FILE *out)
+{
+	for (size_t i = 0; i < ROWS; i++) {
+		const struct option_row *row = &table[i];
+		char left[64];
+
+		if (row->command != command)
+			continue;
+		snprintf(left, sizeof(left), "%c%c%s --%s %s", row->letter ? '-' : ' ',
+		         row->letter ? row->letter : ' ', row->letter ? "," : " ", row->name,
+		         row->value ? row->value : "");
+		fprintf(out, strlen(left) > 26 ? "  %s\n%30s%s\n" : "  %-26s%s%s\n", left,
+		        strlen(left) > 26 ? "" : "  ", row->help);
+	}
+}
+
+static void print_help(enum command command)
+{
+	switch (command) {
+	case COMMAND_BOOT:
+		printf("kring boot: run a kernel in a microVM.\n\n");
+		print_rows(command, stdout);
+		fputs(boot_tail, stdout);
+		break;
+	case COMMAND_PROBE:
+		printf("kring probe: what this host can do, and what to fix.\n\n");
+		print_rows(command, stdout);
+		break;
+	default:
+		fputs(overview, stdout);
+	}
+}
+
+int options_size(const char *text, char unit, uint64_t *bytes)
+{
+	static const char units[] = "kKmMgG";
+	char *end;
+	uint64_t n;
+	unsigned shift = 0;
+
+	if (*text < '0' || *text > '9') /* strtoull would take a sign, and spaces */
+		return -EINVAL;
+	errno = 0;
+	n = strtoull(text, &end, 0);
+	if (errno)
+		return -ERANGE;
+	if (*end && !end[1])
+		unit = *end++;
+	if (*end)
+		return -EINVAL;
+	if (unit) {
+		const char *at = strchr(units, unit);
+
+		if (!at)
+			return -EINVAL;
+		shift = 10 * ((unsigned)(at - units) / 2 + 1);
+	}
+	if (n > UINT64_MAX >> shift)
+		return -ERANGE;
+	*bytes = n << shift;
+	return 0;
+}
+
+/* The index of @word in "a|b|c", or -1. */
+static int choice_find(const char *words, const char *word)
+{
+	size_t len = strlen(word);
+
+	for (int i = 0;; i++) {
+		size_t n = strcspn(words, "|");
+
+		if (n == len && !memcmp(words, word, len))
+			return i;
+		if (!words[n])
+			return -1;
+		words += n + 1;
+	}
+}
+
+static int seconds_parse(const char *text, uint64_t *ns)
+{
+	char *end;
+	double seconds;
+
+	if ((*text < '0' || *text > '9') && *text != '.')
+		return -EINVAL;
+	seconds = strtod(text, &end);
+	if (*end || !(seconds > 0 && seconds < 1e9))
+		return -EINVAL;
+	*ns = (uint64_t)(seconds * 1e9);
+	return *ns ? 0 : -EINVAL;
+}
+
+static int row_parse(const struct option_row *row, const char *text, struct options *options,
+                     char *why)
+{
+	void *field = (char *)options + row->field;
+	uint64_t *number = field;
+	int choice;
+
+	switch (row->kind) {
+	case KIND_FLAG:
+		*(bool *)field = true;
+		return 0;
+	case KIND_STRING:
+		*(const char **)field = text;
+		return 0;
+	case KIND_SECONDS:
+		if (seconds_parse(text, number))
+			break;
+		return 0;
+	case KIND_CHOICE:
+		choice = choice_find(row->value, text);
+		if (choice < 0)
+			break;
+		*number = (uint64_t)choice;
+		return 0;
+	case KIND_NUMBER:
+	case KIND_SIZE:
+		if (options_size(text, row->unit, number))
+			break;
+		if (*number < row->min || *number > row->max) {
+			if (row->kind == KIND_NUMBER)
+				snprintf(why, WHY_MAX, "--%s %s: must be from %llu to %llu",
+				         row->name, text, (unsigned long long)row->min,
+				         (unsigned long long)row->max);
+			else
+				snprintf(why, WHY_MAX, "--%s %s: must be from %lluM to %lluG",
+				         row->name, text, (unsigned long long)row->min >> 20,
+				         (unsigned long long)row->max >> 30);
+			return -EINVAL;
+		}
+		return 0;
+	}
+	snprintf(why, WHY_MAX, "--%s '%s': not %s %s", row->name, text,
+	         row->kind == KIND_CHOICE ? "one of" : "a", row->value);
+	return -EINVAL;
+}
+
+/* getopt's view of the rows of one command; a long option's val is its row, past all letters. */
+#define ROW_BASE 256
+
+struct getopt_tables {
+	char letters[2 * ROWS + 3];
+	struct option name[ROWS + 2];
+};
+
+static void getopt_fill(struct getopt_tables *tables, enum command command)
+{
+	size_t names = 0;
+	char *letter = tables->letters;
+
+	*letter++ = ':';
+	*letter++ = 'h';
+	for (size_t i = 0; i < ROWS; i++) {
+		if (table[i].command != command)
+			continue;
+		tables->name[names++] = (struct option){ table[i].name, table[i].value != NULL,
+			                                 NULL, ROW_BASE + (int)i };
+		if (table[i].letter) {
+			*letter++ = table[i].letter;
+			if (table[i].value)
+				*letter++ = ':';
+		}
+	}
+	*letter = '\0';
+	tables->name[names++] = (struct option){ "help", 0, NULL, 'h' };
+	tables->name[names] = (struct option){ 0 };
+}
+
+static const struct option_row *row_find(enum command command, int c)
+{
+	if (c >= ROW_BASE)
+		return &table[c - ROW_BASE];
+	for (size_t i = 0; i < ROWS; i++)
+		if (table[i].command == command && table[i].letter == c)
+			return &table[i];
+	return NULL;
+}
+
+static int command_parse(struct options *options, int argc, char **argv, char *why)
+{
+	struct getopt_tables tables;
+	bool seen[ROWS] = { false };
+	int c;
+
+	getopt_fill(&tables, options->command);
+	opterr = 0;
+	optind = 0;
+	while ((c = getopt_long(argc, argv, tables.letters, tables.name, NULL)) != -1) {
+		const char *word = argv[optind - 1];
+
+		if (c == 'h') {
+			print_help(options->command);
+			options->command = COMMAND_HELP;
+			return 0;
+		}
+		if (c == ':') {
+			snprintf(why, WHY_MAX, "%s needs a value; see kring %s --help", word,
+			         argv[0]);
+			return -EINVAL;
+		}
+		if (c == '?') {
+			if (optopt && optopt < ROW_BASE)
+				snprintf(why, WHY_MAX, "unknown option -%c; see kring %s --help",
+				         optopt, argv[0]);
+			else
+				snprintf(why, WHY_MAX, "unknown option %s; see kring %s --help",
+				         word, argv[0]);
+			return -EINVAL;
+		}
+
+		const struct option_row *row = row_find(options->command, c);
+
+		if (seen[row - table]) {
+			snprintf(why, WHY_MAX, "--%s is given twice", row->name);
+			return -EINVAL;
+		}
+		seen[row - table] = true;
+		if (row_parse(row, optarg, options, why))
+			return -EINVAL;
+	}
+	if (optind < argc) {
+		snprintf(why, WHY_MAX, "'%s' is not an option; see kring %s --help", argv[optind],
+		         argv[0]);
+		return -EINVAL;
+	}
+	return 0;
+}
+
+static const struct {
+	const char *word;
+	enum command command;
+} commands[] = {
+	{"boot",       COMMAND_BOOT   },
+        { "probe",     COMMAND_PROBE  },
+	{ "help",      COMMAND_HELP   },
+        { "--help",    COMMAND_HELP   },
+	{ "-h",        COMMAND_HELP   },
+        { "version",   COMMAND_VERSION},
+	{ "--version", COMMAND_VERSION},
+};
+
+int options_parse(struct options *options, int argc, char **argv, char *why)
+{
+	*options = (struct options){
+		.dev = "/dev/kvm",
+		.kernel = "./bzImage",
+		.cmdline = DEFAULT_CMDLINE,
+		.console = "stdio",
+		.memory = 1ull << 30,
+		.cpus = 1,
+	};
+	if (argc < 2) {
+		snprintf(why, WHY_MAX, "say what to do: boot or probe; see kring --help");
+		return -EINVAL;
+	}
+	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
+		if (strcmp(argv[1], commands[i].word))
+			continue;
+		options->command = commands[i].command;
+		if (options->command == COMMAND_BOOT || options->command == COMMAND_PROBE)
+			return command_parse(options, argc - 1, argv + 1, why);
+		if (options->command == COMMAND_HELP)
+			print_help(COMMAND_HELP);
+		return 0;
+	}
+	snprintf(why, WHY_MAX, "unknown command '%s': boot or probe; see kring --help", argv[1]);
+	return -EINVAL;
+}

@@ -1,0 +1,145 @@
+/*
+ * The VM, by KVM's ioctls (Documentation/virt/kvm/api.rst; each call's section is named beside it).
+ * Knows no device and no register.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/kvm.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "core/vm.h"
+
+static const char *open_hint(int err)
+{
+	switch (err) {
+	case ENOENT:
+	case ENXIO:
+	case ENODEV:
+		return "; load kvm_intel or kvm_amd, and enable virtualization in the firmware";
+	case EACCES:
+	case EPERM:
+		return "; join the group that owns it (often kvm), or run as root";
+	default:
+		return "";
+	}
+}
+
+static int kvm_open(const char *dev, char why[WHY_MAX])
+{
+	int fd = open(dev, O_RDWR | O_CLOEXEC);
+
+	if (fd < 0) {
+		int err = errno;
+
+		snprintf(why, WHY_MAX, "%s: %s%s", dev, strerror(err), open_hint(err));
+		return -err;
+	}
+
+	int version = ioctl(fd, KVM_GET_API_VERSION, 0); /* 4.1 */
+
+	if (version != KVM_API_VERSION) {
+		if (version < 0)
+			snprintf(why, WHY_MAX, "%s: not a KVM device; use /dev/kvm", dev);
+		else
+			snprintf(why, WHY_MAX, "%s: KVM API version %d; kring needs %d", dev,
+			         version, KVM_API_VERSION);
+		close(fd);
+		return -ENOTTY;
+	}
+	return fd;
+}
+
+/* The PC's chips that KVM emulates itself. */
+static int chips_init(int fd, const struct vm_config *config, const char **step)
+{
+	uint64_t identity_map = config->identity_map;
+	struct kvm_pit_config pit = { .flags = KVM_PIT_SPEAKER_DUMMY };
+
+	*step = "KVM_SET_IDENTITY_MAP_ADDR";
+	if (ioctl(fd, KVM_SET_IDENTITY_MAP_ADDR, &identity_map) < 0) /* 4.39 */
+		return -errno;
+	*step = "KVM_SET_TSS_ADDR";
+	if (ioctl(fd, KVM_SET_TSS_ADDR, config->tss) < 0) /* 4.36 */
+		return -errno;
+	*step = "KVM_CREATE_IRQCHIP";
+	if (ioctl(fd, KVM_CREATE_IRQCHIP, 0) < 0) /* 4.24 */
+		return -errno;
+	*step = "KVM_CREATE_PIT2";
+	if (ioctl(fd, KVM_CREATE_PIT2, &pit) < 0) /* 4.71 */
+		return -errno;
+	return 0;
+}
+
+int vm_init(struct vm *vm, const struct vm_config *config, char why[WHY_MAX])
+{
+	const char *step = "KVM_CREATE_VM";
+	int err, size;
+
+	*vm = (struct vm){ .kvm_fd = -1, .fd = -1 };
+	vm->kvm_fd = kvm_open(config->dev, why);
+	if (vm->kvm_fd < 0)
+		return vm->kvm_fd;
+
+	do
+		vm->fd = ioctl(vm->kvm_fd, KVM_CREATE_VM, 0); /* 4.2 */
+	while (vm->fd < 0 && errno == EINTR);
+	if (vm->fd < 0) {
+		err = -errno;
+		goto fail;
+	}
+
+	err = chips_init(vm->fd, config, &step);
+	if (err)
+		goto fail;
+
+	step = "KVM_GET_VCPU_MMAP_SIZE";
+	size = ioctl(vm->kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0); /* 4.5 */
+	if (size < (int)sizeof(struct kvm_run)) {
+		err = size < 0 ? -errno : -ENOTSUP;
+		goto fail;
+	}
+	vm->run_size = (size_t)size;
+	return 0;
+
+fail:
+	snprintf(why, WHY_MAX, "%s: %s: %s; `kring probe` tells what this KVM can do", config->dev,
+	         step, strerror(-err));
+	vm_fini(vm);
+	return err;
+}
+
+void vm_fini(struct vm *vm)
+{
+	if (vm->fd >= 0)
+		close(vm->fd);
+	if (vm->kvm_fd >= 0)
+		close(vm->kvm_fd);
+	*vm = (struct vm){ .kvm_fd = -1, .fd = -1 };
+}
+
+static int slot_set(struct vm *vm, const struct mem_region *region)
+{
+	struct kvm_userspace_memory_region slot = {
+		.slot = vm->nslots,
+		.guest_phys_addr = region->gpa,
+		.memory_size = region->len,
+		.userspace_addr = (uintptr_t)region->host,
+	};
+
+	if (!region->len)
+		return 0;
+	if (ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &slot) < 0) /* 4.35 */
+		return -errno;
+	vm->nslots++;
+	return 0;
+}
+
+int vm_set_memory(struct vm *vm, const struct mem *mem)
+{
+	int err = slot_set(vm, &mem->low);
+
+	return err ? err : slot_set(vm, &mem->high);
+}

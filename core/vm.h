@@ -1,0 +1,38 @@
+/*
+ * The VM: KVM's file descriptors, its interrupt controllers, its memory slots.
+ *
+ * Main thread only.
+ */
+#ifndef CORE_VM_H
+#define CORE_VM_H
+
+#include <stddef.h>
+
+#include "core/memory.h"
+
+#define WHY_MAX 256 /* room for a sentence that says why something failed */
+
+struct vm {
+	int kvm_fd;
+	int fd;
+	size_t run_size; /* bytes of a vCPU's shared kvm_run area */
+	unsigned nslots;
+};
+
+struct vm_config {
+	const char *dev;       /* path of the KVM device */
+	uint64_t tss;          /* KVM_SET_TSS_ADDR: three unused pages below 4 GiB */
+	uint64_t identity_map; /* KVM_SET_IDENTITY_MAP_ADDR: one unused page below 4 GiB */
+};
+
+/*
+ * Open KVM and make a VM with PIC, IOAPIC, PIT and local APICs in the kernel.
+ * Returns 0, or -errno and @why says what failed and what to do.
+ */
+int vm_init(struct vm *vm, const struct vm_config *config, char why[WHY_MAX]);
+void vm_fini(struct vm *vm);
+
+/* Hand guest RAM to KVM. Returns 0 or -errno. */
+int vm_set_memory(struct vm *vm, const struct mem *mem);
+
+#endif
