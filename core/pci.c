@@ -1,6 +1,6 @@
 /*
- * PCI configuration space. A device is 256 bytes and a mask of the bits that a guest may change;
- * what is not there reads as all ones. Knows no device but the host bridge.
+ * PCI configuration space and BARs. A device is 256 bytes and a mask of the bits that a guest may
+ * change; what is not there reads as all ones. Knows no device but the host bridge.
  *
  * Port 0xcf9 lies inside CONFIG_ADDRESS: as in Intel's chipsets, byte accesses there reach the
  * reset control register, and only 4-byte accesses reach CONFIG_ADDRESS.
@@ -22,9 +22,9 @@ static const uint8_t bridge_header[] = {
 	[PCI_SUBCLASS] = 0x00,  [PCI_CLASS] = 0x06, /* bridge, host */
 };
 
-void pci_init(struct pci *pci, struct power *power)
+void pci_init(struct pci *pci, const struct pci_config *at, struct power *power)
 {
-	*pci = (struct pci){ .power = power };
+	*pci = (struct pci){ .power = power, .at = *at, .next_bar = at->mmio };
 	pthread_mutex_init(&pci->lock, NULL);
 	memcpy(pci->bridge.config, bridge_header, sizeof(bridge_header));
 	pci->slot[0] = &pci->bridge;
@@ -35,18 +35,65 @@ void pci_fini(struct pci *pci)
 	pthread_mutex_destroy(&pci->lock);
 }
 
-int pci_add(struct pci *pci, struct pci_device *device, unsigned slot)
+int pci_add(struct pci *pci, struct pci_device *device)
 {
-	if (slot >= PCI_SLOTS || pci->slot[slot])
-		return -EBUSY;
-	pci->slot[slot] = device;
-	return 0;
+	struct pci_bar *bar = &device->bar;
+	uint64_t base = (pci->next_bar + bar->size - 1) & -(uint64_t)bar->size;
+
+	if (bar->size) {
+		if (base + bar->size > pci->at.mmio + pci->at.mmio_len)
+			return -ENOSPC;
+		pci_set32(device, PCI_BAR0, (uint32_t)base);
+		for (unsigned i = 0; i < 4; i++)
+			device->writable[PCI_BAR0 + i] = (uint8_t)(-bar->size >> 8 * i);
+	}
+	for (unsigned slot = 0; slot < PCI_SLOTS; slot++) {
+		if (pci->slot[slot])
+			continue;
+		pci->slot[slot] = device;
+		if (bar->size)
+			pci->next_bar = base + bar->size;
+		return (int)slot;
+	}
+	return -ENOSPC;
 }
 
 void pci_set16(struct pci_device *device, unsigned reg, uint16_t value)
 {
 	device->config[reg] = (uint8_t)value;
 	device->config[reg + 1] = (uint8_t)(value >> 8);
+}
+
+uint16_t pci_get16(const struct pci_device *device, unsigned reg)
+{
+	return (uint16_t)(device->config[reg] | device->config[reg + 1] << 8);
+}
+
+void pci_set32(struct pci_device *device, unsigned reg, uint32_t value)
+{
+	pci_set16(device, reg, (uint16_t)value);
+	pci_set16(device, reg + 2, (uint16_t)(value >> 16));
+}
+
+uint32_t pci_get32(const struct pci_device *device, unsigned reg)
+{
+	return pci_get16(device, reg) | (uint32_t)pci_get16(device, reg + 2) << 16;
+}
+
+int pci_add_capability(struct pci_device *device, const void *body, unsigned len)
+{
+	unsigned at = device->caps_end ? device->caps_end : PCI_HEADER_END;
+	unsigned link = device->last_cap ? device->last_cap + 1 : PCI_CAPABILITIES;
+
+	if (at + len > PCI_CONFIG_SIZE)
+		return -ENOSPC;
+	memcpy(device->config + at, body, len);
+	device->config[at + 1] = 0;
+	device->config[link] = (uint8_t)at;
+	pci_set16(device, PCI_STATUS, PCI_STATUS_CAPABILITIES);
+	device->last_cap = (uint8_t)at;
+	device->caps_end = (at + len + 3) & ~3u;
+	return (int)at;
 }
 
 /* @devfn is slot and function, as in both address formats. */
@@ -69,6 +116,19 @@ static uint64_t config_read(struct pci *pci, unsigned devfn, unsigned reg, unsig
 	return value;
 }
 
+/* BAR 0 answers where its register says, while the command register lets it. */
+static void bar_follow(struct pci_device *device)
+{
+	struct pci_bar *bar = &device->bar;
+	bool on = pci_get16(device, PCI_COMMAND) & PCI_COMMAND_MEMORY;
+	uint64_t base = on ? pci_get32(device, PCI_BAR0) : 0;
+
+	if (!bar->size || base == bar->base)
+		return;
+	bar->base = base;
+	bar->moved(bar->dev, base);
+}
+
 static void config_write(struct pci *pci, unsigned devfn, unsigned reg, unsigned len,
                          uint64_t value)
 {
@@ -83,7 +143,46 @@ static void config_write(struct pci *pci, unsigned devfn, unsigned reg, unsigned
 
 		*byte = (uint8_t)((*byte & ~mask) | ((value >> 8 * i) & mask));
 	}
+	bar_follow(device);
+	if (device->written)
+		device->written(device, reg, len);
 	pthread_mutex_unlock(&pci->lock);
+}
+
+/* The window for BARs: to the device whose BAR lies there. */
+static struct pci_bar *bar_find(struct pci *pci, uint64_t addr, unsigned len, uint64_t *off)
+{
+	struct pci_bar *found = NULL;
+
+	pthread_mutex_lock(&pci->lock);
+	for (unsigned slot = 0; slot < PCI_SLOTS && !found; slot++) {
+		struct pci_bar *bar = pci->slot[slot] ? &pci->slot[slot]->bar : NULL;
+
+		if (bar && bar->base && addr >= bar->base && addr - bar->base < bar->size &&
+		    len <= bar->size - (addr - bar->base)) {
+			*off = addr - bar->base;
+			found = bar;
+		}
+	}
+	pthread_mutex_unlock(&pci->lock);
+	return found;
+}
+
+static uint64_t window_read(void *dev, uint64_t off, unsigned len)
+{
+	struct pci *pci = dev;
+	struct pci_bar *bar = bar_find(pci, pci->at.mmio + off, len, &off);
+
+	return bar ? bar->ops->read(bar->dev, off, len) : ~0ull;
+}
+
+static void window_write(void *dev, uint64_t off, unsigned len, uint64_t value)
+{
+	struct pci *pci = dev;
+	struct pci_bar *bar = bar_find(pci, pci->at.mmio + off, len, &off);
+
+	if (bar)
+		bar->ops->write(bar->dev, off, len, value);
 }
 
 /* ECAM: bits 12..19 of the offset are slot and function (PCI Express 4.0 §7.2.2). */
@@ -153,18 +252,17 @@ static void ports_write(void *dev, uint64_t off, unsigned len, uint64_t value)
 
 static const struct bus_ops ports_ops = { .read = ports_read, .write = ports_write };
 static const struct bus_ops ecam_ops = { .read = ecam_read, .write = ecam_write };
+static const struct bus_ops window_ops = { .read = window_read, .write = window_write };
 
-int pci_attach(struct pci *pci, struct bus *bus, const struct pci_config *config)
+int pci_attach(struct pci *pci, struct bus *bus)
 {
-	struct bus_range ports = {
-		.base = config->ports, .len = 8, .name = "pci-config", .ops = &ports_ops, .dev = pci
-	};
-	struct bus_range ecam = { .base = config->ecam,
-		                  .len = ECAM_BUS_BYTES,
-		                  .name = "pci-ecam",
-		                  .ops = &ecam_ops,
-		                  .dev = pci };
+	const struct bus_range ports = { pci->at.ports, 8, "pci-config", &ports_ops, pci };
+	const struct bus_range ecam = { pci->at.ecam, ECAM_BUS_BYTES, "pci-ecam", &ecam_ops, pci };
+	const struct bus_range window = { pci->at.mmio, pci->at.mmio_len, "pci-bar", &window_ops,
+		                          pci };
 	int err = bus_add(bus, BUS_PORT, &ports);
 
-	return err ? err : bus_add(bus, BUS_MMIO, &ecam);
+	if (!err)
+		err = bus_add(bus, BUS_MMIO, &ecam);
+	return err ? err : bus_add(bus, BUS_MMIO, &window);
 }

@@ -20,17 +20,49 @@
 #define PCI_VENDOR_ID           0x00
 #define PCI_DEVICE_ID           0x02
 #define PCI_COMMAND             0x04
+#define PCI_COMMAND_MEMORY      0x0002
+#define PCI_COMMAND_MASTER      0x0004
+#define PCI_COMMAND_INTX_OFF    0x0400
+#define PCI_STATUS              0x06
+#define PCI_STATUS_INTERRUPT    0x0008
+#define PCI_STATUS_CAPABILITIES 0x0010
 #define PCI_REVISION_ID         0x08
-#define PCI_CLASS_PROG          0x09
 #define PCI_SUBCLASS            0x0a
 #define PCI_CLASS               0x0b
+#define PCI_BAR0                0x10
 #define PCI_SUBSYSTEM_VENDOR_ID 0x2c
 #define PCI_SUBSYSTEM_ID        0x2e
+#define PCI_CAPABILITIES        0x34
+#define PCI_INTERRUPT_LINE      0x3c
+#define PCI_INTERRUPT_PIN       0x3d
+#define PCI_HEADER_END          0x40 /* capabilities may lie from here on */
+
+struct pci_config {
+	uint16_t ports; /* CONFIG_ADDRESS, with CONFIG_DATA 4 behind it */
+	uint64_t ecam;  /* where bus 0's 1 MiB of configuration space lies */
+	uint64_t mmio;  /* the window for BARs, below 4 GiB */
+	uint64_t mmio_len;
+};
+
+/* BAR 0, the only one: 32-bit memory, below 4 GiB, where the guest may move it. */
+struct pci_bar {
+	uint32_t size;             /* bytes, a power of two, at least 4 KiB; 0: none */
+	const struct bus_ops *ops; /* called on vCPU threads, no lock held */
+	void *dev;
+	/* The BAR now answers at @base; 0: nowhere. Under pci's lock: must not call back. */
+	void (*moved)(void *dev, uint64_t base);
+	uint64_t base;
+};
 
 /* One function, number 0 of its slot, in its owner's storage. */
 struct pci_device {
 	uint8_t config[PCI_CONFIG_SIZE];
 	uint8_t writable[PCI_CONFIG_SIZE]; /* bits that the guest may change */
+	struct pci_bar bar;
+	uint8_t last_cap;  /* offset of the last capability; 0: none */
+	unsigned caps_end; /* what follows it; 0: nothing yet */
+	/* The guest wrote @len bytes at @reg; config holds the result. Under pci's lock. */
+	void (*written)(struct pci_device *device, unsigned reg, unsigned len);
 };
 
 struct pci {
@@ -38,26 +70,35 @@ struct pci {
 	uint32_t address;     /* CONFIG_ADDRESS (PCI 3.0 §3.2.2.3.2) */
 	uint8_t reset_control;
 	struct power *power;
+	uint64_t next_bar; /* where the next BAR goes */
+	struct pci_config at;
 	struct pci_device bridge;
 	struct pci_device *slot[PCI_SLOTS];
 };
 
-struct pci_config {
-	uint16_t ports; /* CONFIG_ADDRESS, with CONFIG_DATA 4 behind it */
-	uint64_t ecam;  /* where bus 0's 1 MiB of configuration space lies */
-};
-
 /* A bus with a host bridge in slot 0. @power hears of a write to the reset control register. */
-void pci_init(struct pci *pci, struct power *power);
+void pci_init(struct pci *pci, const struct pci_config *at, struct power *power);
 void pci_fini(struct pci *pci);
 
-/* Returns 0, or -EBUSY when @slot is taken. */
-int pci_add(struct pci *pci, struct pci_device *device, unsigned slot);
+/*
+ * Put @device, its header and BAR size filled in, into the next free slot and give its BAR an
+ * address. Returns the slot, or -ENOSPC when there is none or the window is full.
+ */
+int pci_add(struct pci *pci, struct pci_device *device);
 
-/* Put configuration space on the bus. Returns 0 or bus_add's error. */
-int pci_attach(struct pci *pci, struct bus *bus, const struct pci_config *config);
+/* Put configuration space and the BAR window on the bus. Returns 0 or bus_add's error. */
+int pci_attach(struct pci *pci, struct bus *bus);
 
 /* Little-endian fields of a device's configuration space, for its owner. */
 void pci_set16(struct pci_device *device, unsigned reg, uint16_t value);
+uint16_t pci_get16(const struct pci_device *device, unsigned reg);
+void pci_set32(struct pci_device *device, unsigned reg, uint32_t value);
+uint32_t pci_get32(const struct pci_device *device, unsigned reg);
+
+/*
+ * Append a capability (PCI 3.0 §6.7) of @len bytes, its ID in @body[0], its link filled in here.
+ * Returns its offset, or -ENOSPC.
+ */
+int pci_add_capability(struct pci_device *device, const void *body, unsigned len);
 
 #endif

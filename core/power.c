@@ -22,6 +22,11 @@ void power_fini(struct power *power)
 	power->fd = -1;
 }
 
+void power_rearm(struct power *power)
+{
+	atomic_store(&power->state, POWER_ON);
+}
+
 void power_request(struct power *power, enum power_state how)
 {
 	int on = POWER_ON;

@@ -22,6 +22,9 @@ struct power {
 int power_init(struct power *power); /* 0 or -errno */
 void power_fini(struct power *power);
 
+/* On again, for the next machine; no vCPU may be running. Main thread. */
+void power_rearm(struct power *power);
+
 void power_request(struct power *power, enum power_state how);
 enum power_state power_state(struct power *power);
 

@@ -73,13 +73,13 @@ static int chips_init(int fd, const struct vm_config *config, const char **step)
 	return 0;
 }
 
-int vm_init(struct vm *vm, const struct vm_config *config, char why[WHY_MAX])
+int vm_init(struct vm *vm, const struct vm_config *config, const char *dev, char why[WHY_MAX])
 {
 	const char *step = "KVM_CREATE_VM";
 	int err, size;
 
 	*vm = (struct vm){ .kvm_fd = -1, .fd = -1 };
-	vm->kvm_fd = kvm_open(config->dev, why);
+	vm->kvm_fd = kvm_open(dev, why);
 	if (vm->kvm_fd < 0)
 		return vm->kvm_fd;
 
@@ -105,8 +105,8 @@ int vm_init(struct vm *vm, const struct vm_config *config, char why[WHY_MAX])
 	return 0;
 
 fail:
-	snprintf(why, WHY_MAX, "%s: %s: %s; `kring probe` tells what this KVM can do", config->dev,
-	         step, strerror(-err));
+	snprintf(why, WHY_MAX, "%s: %s: %s; `kring probe` tells what this KVM can do", dev, step,
+	         strerror(-err));
 	vm_fini(vm);
 	return err;
 }

@@ -20,16 +20,15 @@ struct vm {
 };
 
 struct vm_config {
-	const char *dev;       /* path of the KVM device */
 	uint64_t tss;          /* KVM_SET_TSS_ADDR: three unused pages below 4 GiB */
 	uint64_t identity_map; /* KVM_SET_IDENTITY_MAP_ADDR: one unused page below 4 GiB */
 };
 
 /*
- * Open KVM and make a VM with PIC, IOAPIC, PIT and local APICs in the kernel.
+ * Open the KVM device @dev and make a VM with PIC, IOAPIC, PIT and local APICs in the kernel.
  * Returns 0, or -errno and @why says what failed and what to do.
  */
-int vm_init(struct vm *vm, const struct vm_config *config, char why[WHY_MAX]);
+int vm_init(struct vm *vm, const struct vm_config *config, const char *dev, char why[WHY_MAX]);
 void vm_fini(struct vm *vm);
 
 /* Hand guest RAM to KVM. Returns 0 or -errno. */

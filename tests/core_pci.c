@@ -11,13 +11,43 @@
 
 #define PORTS 0xcf8
 #define ECAM  0xe0000000ull
+#define MMIO  0xc0000000ull
+#define SLOT  1
 
 struct fixture {
 	struct bus bus;
 	struct power power;
 	struct pci pci;
 	struct pci_device device;
+	unsigned moves;
+	uint64_t base, off, value;
 };
+
+static uint64_t bar_read(void *dev, uint64_t off, unsigned len)
+{
+	struct fixture *f = dev;
+
+	f->off = off;
+	return 0xab00 + len;
+}
+
+static void bar_write(void *dev, uint64_t off, unsigned len, uint64_t value)
+{
+	struct fixture *f = dev;
+
+	f->off = off + len * 0x10000;
+	f->value = value;
+}
+
+static void bar_moved(void *dev, uint64_t base)
+{
+	struct fixture *f = dev;
+
+	f->moves++;
+	f->base = base;
+}
+
+static const struct bus_ops bar_ops = { .read = bar_read, .write = bar_write };
 
 static int setup(void **state)
 {
@@ -25,12 +55,13 @@ static int setup(void **state)
 
 	memset(&f, 0, sizeof(f));
 	power_init(&f.power);
-	pci_init(&f.pci, &f.power);
+	pci_init(&f.pci, &(struct pci_config){ PORTS, ECAM, MMIO, 0x10000 }, &f.power);
 	pci_set16(&f.device, PCI_VENDOR_ID, 0x1af4);
 	pci_set16(&f.device, PCI_DEVICE_ID, 0x1042);
 	f.device.writable[PCI_COMMAND] = 0x07;
-	assert_int_equal(pci_add(&f.pci, &f.device, 3), 0);
-	assert_int_equal(pci_attach(&f.pci, &f.bus, &(struct pci_config){ PORTS, ECAM }), 0);
+	f.device.bar = (struct pci_bar){ 0x2000, &bar_ops, &f, bar_moved, 0 };
+	assert_int_equal(pci_add(&f.pci, &f.device), SLOT);
+	assert_int_equal(pci_attach(&f.pci, &f.bus), 0);
 	*state = &f;
 	return 0;
 }
@@ -62,13 +93,13 @@ static void ports_reach_config(void **state)
 {
 	struct fixture *f = *state;
 
-	out(f, BUS_PORT, PORTS, 4, 0x80000000 | 3 << 11);
-	assert_int_equal(in(f, BUS_PORT, PORTS, 4), 0x80000000 | 3 << 11);
+	out(f, BUS_PORT, PORTS, 4, 0x80000000 | SLOT << 11);
+	assert_int_equal(in(f, BUS_PORT, PORTS, 4), 0x80000000 | SLOT << 11);
 	assert_int_equal(in(f, BUS_PORT, PORTS + 4, 4), 0x10421af4);
 	assert_int_equal(in(f, BUS_PORT, PORTS + 6, 2), 0x1042);
 	assert_int_equal(in(f, BUS_PORT, PORTS + 5, 1), 0x1a);
 
-	out(f, BUS_PORT, PORTS, 4, 0x80000000 | 3 << 11 | PCI_COMMAND);
+	out(f, BUS_PORT, PORTS, 4, 0x80000000 | SLOT << 11 | PCI_COMMAND);
 	out(f, BUS_PORT, PORTS + 4, 2, 0xffff);
 	assert_int_equal(in(f, BUS_PORT, PORTS + 4, 2), 0x0007);
 }
@@ -77,23 +108,23 @@ static void absent_is_all_ones(void **state)
 {
 	struct fixture *f = *state;
 	static const uint32_t absent[] = {
-		4 << 11,          /* an empty slot */
-		3 << 11 | 1 << 8, /* a second function */
-		1 << 16 | 3 << 11 /* another bus */
+		4 << 11,             /* an empty slot */
+		SLOT << 11 | 1 << 8, /* a second function */
+		1 << 16 | SLOT << 11 /* another bus */
 	};
 
 	for (unsigned i = 0; i < 3; i++) {
 		out(f, BUS_PORT, PORTS, 4, 0x80000000 | absent[i]);
 		assert_int_equal(in(f, BUS_PORT, PORTS + 4, 4), 0xffffffff);
 	}
-	out(f, BUS_PORT, PORTS, 4, 3 << 11); /* not enabled */
+	out(f, BUS_PORT, PORTS, 4, SLOT << 11); /* not enabled */
 	assert_int_equal(in(f, BUS_PORT, PORTS + 4, 4), 0xffffffff);
 }
 
 static void ecam_reaches_config(void **state)
 {
 	struct fixture *f = *state;
-	uint64_t device = ECAM + (3 << 15);
+	uint64_t device = ECAM + (SLOT << 15);
 
 	assert_int_equal(in(f, BUS_MMIO, ECAM, 4), 0x00081b36); /* the host bridge */
 	assert_int_equal(in(f, BUS_MMIO, ECAM + PCI_CLASS, 1), 0x06);
@@ -121,15 +152,65 @@ static void reset_register(void **state)
 	assert_int_equal(power_state(&f->power), POWER_RESET);
 }
 
-static void a_slot_is_taken_once(void **state)
+static void the_bar_moves(void **state)
 {
 	struct fixture *f = *state;
-	struct pci_device other = { 0 };
+	uint64_t device = ECAM + (SLOT << 15);
 
-	assert_int_equal(pci_add(&f->pci, &other, 0), -EBUSY);
-	assert_int_equal(pci_add(&f->pci, &other, 3), -EBUSY);
-	assert_int_equal(pci_add(&f->pci, &other, 32), -EBUSY);
-	assert_int_equal(pci_add(&f->pci, &other, 31), 0);
+	assert_int_equal(in(f, BUS_MMIO, device + PCI_BAR0, 4), MMIO); /* assigned, still off */
+	assert_int_equal(in(f, BUS_MMIO, MMIO, 4), 0xffffffff);
+	assert_int_equal(f->moves, 0);
+
+	out(f, BUS_MMIO, device + PCI_COMMAND, 2, PCI_COMMAND_MEMORY);
+	assert_int_equal(f->base, MMIO);
+	assert_int_equal(in(f, BUS_MMIO, MMIO + 0x1ffe, 2), 0xab02);
+	assert_int_equal(f->off, 0x1ffe);
+	assert_int_equal(in(f, BUS_MMIO, MMIO + 0x1ffe, 4), 0xffffffff); /* over its end */
+	assert_int_equal(in(f, BUS_MMIO, MMIO + 0x2000, 1), 0xff);
+
+	/* Sizing, and a new place. */
+	out(f, BUS_MMIO, device + PCI_BAR0, 4, 0xffffffff);
+	assert_int_equal(in(f, BUS_MMIO, device + PCI_BAR0, 4), 0xffffe000);
+	out(f, BUS_MMIO, device + PCI_BAR0, 4, MMIO + 0x8000);
+	assert_int_equal(f->base, MMIO + 0x8000);
+	assert_int_equal(in(f, BUS_MMIO, MMIO, 4), 0xffffffff);
+	out(f, BUS_MMIO, MMIO + 0x8010, 4, 0x1234);
+	assert_int_equal(f->off, 0x40010);
+	assert_int_equal(f->value, 0x1234);
+
+	/* Outside the window it answers nowhere. */
+	out(f, BUS_MMIO, device + PCI_BAR0, 4, 0x10000000);
+	assert_int_equal(in(f, BUS_MMIO, 0x10000000, 4), 0xffffffff);
+	out(f, BUS_MMIO, device + PCI_COMMAND, 2, 0);
+	assert_int_equal(f->base, 0);
+}
+
+static void capabilities_chain(void **state)
+{
+	struct fixture *f = *state;
+	static const uint8_t three[] = { 0x09, 0xff, 3 };
+	static const uint8_t msix[12] = { 0x11 };
+
+	assert_int_equal(pci_add_capability(&f->device, three, 3), 0x40);
+	assert_int_equal(pci_add_capability(&f->device, msix, 12), 0x44);
+	assert_int_equal(f->device.config[PCI_CAPABILITIES], 0x40);
+	assert_int_equal(f->device.config[0x41], 0x44);
+	assert_int_equal(f->device.config[0x44], 0x11);
+	assert_int_equal(f->device.config[0x45], 0);
+	assert_int_equal(pci_get16(&f->device, PCI_STATUS), PCI_STATUS_CAPABILITIES);
+	assert_int_equal(pci_add_capability(&f->device, three, 256), -ENOSPC);
+}
+
+static void slots_and_window_run_out(void **state)
+{
+	struct fixture *f = *state;
+	struct pci_device other[PCI_SLOTS] = { 0 };
+	struct pci_device wide = { .bar.size = 0x10000 };
+
+	assert_int_equal(pci_add(&f->pci, &wide), -ENOSPC);
+	for (int i = 2; i < PCI_SLOTS; i++)
+		assert_int_equal(pci_add(&f->pci, &other[i]), i);
+	assert_int_equal(pci_add(&f->pci, &other[0]), -ENOSPC);
 }
 
 int main(void)
@@ -139,7 +220,9 @@ int main(void)
 		cmocka_unit_test_setup_teardown(absent_is_all_ones, setup, teardown),
 		cmocka_unit_test_setup_teardown(ecam_reaches_config, setup, teardown),
 		cmocka_unit_test_setup_teardown(reset_register, setup, teardown),
-		cmocka_unit_test_setup_teardown(a_slot_is_taken_once, setup, teardown),
+		cmocka_unit_test_setup_teardown(the_bar_moves, setup, teardown),
+		cmocka_unit_test_setup_teardown(capabilities_chain, setup, teardown),
+		cmocka_unit_test_setup_teardown(slots_and_window_run_out, setup, teardown),
 	};
 
 	return cmocka_run_group_tests_name("core_pci", tests, NULL, NULL);

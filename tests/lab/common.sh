@@ -1,18 +1,25 @@
 # shellcheck shell=sh
 # What the scripts of the lab share: where things are, how they speak, how a package is fetched.
-# Sourced after `set -eu`; a script sets `me` (its name) first.
+# Sourced after `set -eu`; a script first sets `me`, its name in messages, and `up`, its way to the checkout's root.
 #
 # Everything fetched or derived lives in one cache outside the checkout, so a second run needs no network:
-#	debs/			packages as they came
-#	vmlinuz-R vmlinux-R	stock Debian cloud kernels, R = 5.10 6.1 6.12, and `minimal` (bench/guest-kernel.sh)
-#	modules-R/		their modules
-#	guest.cpio.gz		the guests' initramfs (tests/lab/initramfs)
-#	lab/			what L1 boots from (tests/lab/lab)
+#	debs/				packages as they came
+#	apt-CODENAME/			a private apt for each other release: lists, nothing of this machine's own
+#	linux-R/			vmlinuz, vmlinux, config and modules of the stock Debian cloud kernels, R = 5.10 6.1 6.12
+#	minimal-CONFIG-VERSION/		the minimal guest kernel (bench/guest-kernel.sh)
+#	vmlinuz-R vmlinux-R modules-R	links to those, R = also `minimal`
+#	guest.cpio			the guests' initramfs (tests/lab/initramfs)
+#	lab/				what L1 boots from (tests/lab/lab)
+# A thing is built beside its place and renamed into it: what is there is whole.
 
-root=$(cd "$(dirname "$0")" && git rev-parse --show-toplevel 2>/dev/null) || root=$(cd "$(dirname "$0")/../.." && pwd)
-cache=${KRING_CACHE:-${XDG_CACHE_HOME:-${HOME:?no HOME: set KRING_CACHE to a directory for downloads}/.cache}/kring}
+# shellcheck disable=SC2034,SC2154
+root=$(cd "$(dirname "$0")/$up" && pwd -P)
+cache=${KRING_CACHE:-${XDG_CACHE_HOME:-${HOME:?is not set: set KRING_CACHE to a directory for downloads}/.cache}/kring}
+mkdir -p "$cache/debs"
+cache=$(cd "$cache" && pwd -P)
 
 say() {
+	# shellcheck disable=SC2154
 	echo "$me: $*" >&2
 }
 
@@ -21,18 +28,26 @@ die() {
 	exit 1
 }
 
+# newest FILE...: prints the last by version of those that exist.
+newest() {
+	# shellcheck disable=SC2012 # our own names
+	ls -d "$@" 2>/dev/null | sort -V | tail -n 1
+}
+
+# need GROUP TOOL...: the tools that a script calls and the group of tests/deps that brings them.
 need() {
+	group=$1
+	shift
+	PATH=$PATH:/usr/sbin:/sbin
 	for tool; do
-		PATH=$PATH:/usr/sbin:/sbin command -v "$tool" >/dev/null || die "$tool is missing: run tests/deps run"
+		command -v "$tool" >/dev/null || die "$tool is missing: run tests/deps $group"
 	done
 }
 
-# deb PATTERN [APT-OPTION...]: the newest cached package file that matches, or downloads PACKAGE there.
-# Prints its path. Fails silently: the caller knows what to do without it.
+# fetch_deb PACKAGE [APT-OPTION...]: downloads the newest version into debs/ and prints the file's path.
 fetch_deb() {
 	package=$1
 	shift
-	mkdir -p "$cache/debs"
 	new=$(mktemp -d "$cache/debs/.new.XXXXXX")
 	if (cd "$new" && apt-get "$@" -q -o APT::Sandbox::User=root download "$package" >log 2>&1); then
 		deb=$(cd "$new" && ls -- *.deb)
@@ -44,4 +59,13 @@ fetch_deb() {
 		rm -r "$new"
 		return 1
 	fi
+}
+
+# publish R DIRECTORY: makes vmlinuz-R and the like name what the directory (in the cache) holds.
+publish() {
+	for name in vmlinuz vmlinux modules; do
+		[ -e "$2/$name" ] || continue
+		ln -sfn "${2##*/}/$name" "$cache/.$name.$$"
+		mv -T "$cache/.$name.$$" "$cache/$name-$1"
+	done
 }

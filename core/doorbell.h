@@ -1,0 +1,25 @@
+/*
+ * A doorbell: an MMIO address whose write reaches an eventfd without an exit to kring
+ * (KVM_IOEVENTFD, Documentation/virt/kvm/api.rst 4.59).
+ *
+ * Main thread, or vCPU threads under the owner's lock.
+ */
+#ifndef CORE_DOORBELL_H
+#define CORE_DOORBELL_H
+
+#include <stdint.h>
+
+struct doorbell {
+	int fd; /* eventfd */
+	int vm_fd;
+	uint64_t address; /* 0: nowhere */
+};
+
+/* Returns 0 or -errno. */
+int doorbell_init(struct doorbell *bell, int vm_fd);
+void doorbell_fini(struct doorbell *bell);
+
+/* Ring for writes of any length at @address from now on, 0: for none. Returns 0 or -errno. */
+int doorbell_move(struct doorbell *bell, uint64_t address);
+
+#endif

@@ -1,0 +1,477 @@
+/*
+ * The ring: what a batch is, depth, older kernels, restrictions, the end with operations in flight,
+ * and what it says where io_uring is forbidden.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "io/ring.h"
+#include "tests/forbid.h"
+
+#define POSITION ((uint64_t)-1)
+#define DEPTH    3000 /* far beyond the SQ and the CQ of the test's ring */
+
+struct result {
+	union {
+		struct io_op op;
+		struct io_timer timer;
+	};
+	int n;
+	int res;
+};
+
+static void record(struct io_op *op, int res)
+{
+	struct result *result = container_of(op, struct result, op);
+
+	result->n++;
+	result->res = res;
+}
+
+static void wait_for(struct ring *ring, const struct result *result)
+{
+	while (!result->n)
+		ring_step(ring);
+	assert_int_equal(result->n, 1);
+}
+
+static int setup(void **state)
+{
+	struct ring *ring = malloc(sizeof(*ring));
+
+	*state = ring;
+	return ring_init(ring, 8);
+}
+
+static int teardown(void **state)
+{
+	ring_fini(*state);
+	free(*state);
+	return 0;
+}
+
+static void read_and_write_at_offsets(void **state)
+{
+	struct result wr = { .op.done = record };
+	struct result rd = { .op.done = record };
+	int fd = memfd_create("test", MFD_CLOEXEC);
+	char buf[8] = "";
+
+	ring_write(*state, &wr.op, fd, "abcdef", 6, 10);
+	assert_int_equal(wr.n, 0);
+	wait_for(*state, &wr);
+	assert_int_equal(wr.res, 6);
+	ring_read(*state, &rd.op, fd, buf, 3, 12);
+	wait_for(*state, &rd);
+	assert_int_equal(rd.res, 3);
+	assert_string_equal(buf, "cde");
+	close(fd);
+}
+
+static void an_error_is_one_operations_own(void **state)
+{
+	struct result bad = { .op.done = record };
+	struct result good = { .op.done = record };
+	int fd = memfd_create("test", MFD_CLOEXEC);
+	char byte;
+
+	ring_read(*state, &bad.op, -1, &byte, 1, 0);
+	ring_write(*state, &good.op, fd, "x", 1, 0);
+	wait_for(*state, &bad);
+	wait_for(*state, &good);
+	assert_int_equal(bad.res, -EBADF);
+	assert_int_equal(good.res, 1);
+	close(fd);
+}
+
+static void poll_waits_for_events(void **state)
+{
+	struct result po = { .op.done = record };
+	struct result wr = { .op.done = record };
+	int fds[2];
+
+	assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+	ring_poll(*state, &po.op, fds[0], POLLIN);
+	ring_write(*state, &wr.op, fds[1], "x", 1, POSITION);
+	wait_for(*state, &po);
+	assert_int_equal(po.res, POLLIN);
+	assert_int_equal(wr.res, 1);
+	close(fds[0]);
+	close(fds[1]);
+}
+
+static int64_t now_nsec(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000000000 + ts.tv_nsec;
+}
+
+static void timer_is_not_early(void **state)
+{
+	struct result timer = { .op.done = record };
+	int64_t start = now_nsec();
+
+	ring_timeout(*state, &timer.timer, 3000000);
+	wait_for(*state, &timer);
+	assert_int_equal(timer.res, -ETIME);
+	assert_true(now_nsec() - start >= 3000000);
+}
+
+/* Operations that each start the next one when they are done. */
+struct chain {
+	struct io_op op;
+	struct ring *ring;
+	struct ring_hook *hook;
+	int fd;
+	int left;
+};
+
+static void chain_done(struct io_op *op, int res)
+{
+	struct chain *chain = container_of(op, struct chain, op);
+
+	assert_int_equal(res, 1);
+	if (chain->hook)
+		ring_batch_end(chain->ring, chain->hook);
+	if (--chain->left)
+		ring_write(chain->ring, op, chain->fd, "x", 1, 0);
+}
+
+static void a_batch_is_one_system_call(void **state)
+{
+	struct ring *ring = *state;
+	struct chain chain[4];
+	int fd = memfd_create("test", MFD_CLOEXEC);
+	uint64_t sqes = ring->sqes;
+	uint64_t cqes = ring->cqes;
+	uint64_t enters;
+
+	/* Writes to memory complete while they are submitted. */
+	for (int i = 0; i < 4; i++) {
+		chain[i] = (struct chain){ .op.done = chain_done, .ring = ring, .fd = fd, .left = 5 };
+		ring_write(ring, &chain[i].op, fd, "x", 1, 0);
+	}
+	enters = ring->enters;
+	for (int step = 0; step < 5; step++) {
+		for (int i = 0; i < 4; i++)
+			assert_int_equal(chain[i].left, 5 - step);
+		ring_step(ring);
+	}
+	assert_int_equal(ring->enters - enters, 5);
+	assert_int_equal(ring->sqes - sqes, 20);
+	assert_int_equal(ring->cqes - cqes, 20);
+	assert_int_equal(ring->in_flight, 0);
+	close(fd);
+}
+
+struct counting_hook {
+	struct ring_hook hook;
+	const struct chain *chain;
+	int n;
+};
+
+static void count_run(struct ring_hook *hook)
+{
+	struct counting_hook *counting = container_of(hook, struct counting_hook, hook);
+
+	counting->n++;
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(counting->chain[i].left, 2 - counting->n);
+}
+
+static void a_hook_runs_once_a_batch_after_all_handlers(void **state)
+{
+	struct counting_hook counting = { .hook.run = count_run };
+	struct chain chain[3];
+	int fd = memfd_create("test", MFD_CLOEXEC);
+
+	counting.chain = chain;
+	for (int i = 0; i < 3; i++) {
+		chain[i] = (struct chain){ .op.done = chain_done,
+			                   .ring = *state,
+			                   .hook = &counting.hook,
+			                   .fd = fd,
+			                   .left = 2 };
+		ring_write(*state, &chain[i].op, fd, "x", 1, 0);
+	}
+	ring_step(*state);
+	assert_int_equal(counting.n, 1);
+	ring_step(*state);
+	assert_int_equal(counting.n, 2);
+	close(fd);
+}
+
+/* Thousands of operations wait at once, then all complete at once: none is lost or done twice. */
+static void deep(struct ring *ring)
+{
+	struct result *result = calloc(DEPTH, sizeof(*result));
+	uint64_t *count = calloc(DEPTH, sizeof(*count));
+	struct result wr = { .op.done = record };
+	int fd = eventfd(0, EFD_CLOEXEC | EFD_SEMAPHORE);
+	uint64_t all = DEPTH;
+
+	for (int i = 0; i < DEPTH; i++) {
+		result[i].op.done = record;
+		ring_read(ring, &result[i].op, fd, &count[i], sizeof(count[i]), POSITION);
+	}
+	assert_int_equal(ring->in_flight, DEPTH);
+	ring_write(ring, &wr.op, fd, &all, sizeof(all), POSITION);
+	while (ring->in_flight)
+		ring_step(ring);
+	for (int i = 0; i < DEPTH; i++) {
+		assert_int_equal(result[i].n, 1);
+		assert_int_equal(result[i].res, sizeof(count[i]));
+		assert_int_equal(count[i], 1);
+	}
+	close(fd);
+	free(result);
+	free(count);
+}
+
+static void more_in_flight_than_entries(void **state)
+{
+	deep(*state);
+}
+
+static void older_kernels_flags(void **state)
+{
+	unsigned flags = 0;
+
+	(void)state;
+	for (const struct ring_name *flag = ring_setup_flags; flag->name; flag++)
+		flags |= flag->value;
+	for (const struct ring_name *flag = ring_setup_flags; flag->name; flag++) {
+		struct ring ring;
+
+		flags &= ~flag->value;
+		if (ring_init_flags(&ring, 8, flags) == -EINVAL)
+			continue; /* this kernel is such an older one */
+		assert_int_equal(ring.uring.flags & flag->value, 0);
+		deep(&ring);
+		ring_fini(&ring);
+	}
+	assert_int_equal(flags, 0);
+}
+
+static void other_opcodes_are_refused(void **state)
+{
+	struct ring *ring = *state;
+	struct io_uring_sqe *sqe = io_uring_get_sqe(&ring->uring);
+	struct io_uring_cqe *cqe;
+
+	io_uring_prep_openat(sqe, AT_FDCWD, "/", O_PATH, 0);
+	assert_int_equal(io_uring_submit_and_wait(&ring->uring, 1), 1);
+	assert_int_equal(io_uring_peek_cqe(&ring->uring, &cqe), 0);
+	assert_int_equal(cqe->res, -EACCES);
+	io_uring_cqe_seen(&ring->uring, cqe);
+	assert_int_equal(io_uring_register_eventfd(&ring->uring, 0), -EACCES);
+}
+
+struct summing_watch {
+	struct io_watch watch;
+	uint64_t sum;
+	bool stop;
+};
+
+#define WAKES 1000
+
+static void sum(struct io_watch *watch)
+{
+	struct summing_watch *summing = container_of(watch, struct summing_watch, watch);
+
+	assert_true(watch->count > 0);
+	summing->sum += watch->count;
+	summing->stop = summing->sum == WAKES;
+}
+
+static void *wake_often(void *arg)
+{
+	for (int i = 0; i < WAKES; i++)
+		eventfd_write(*(int *)arg, 1);
+	return NULL;
+}
+
+static void another_thread_wakes(void **state)
+{
+	struct summing_watch summing = { .sum = 0 };
+	int fd = eventfd(0, EFD_CLOEXEC);
+	pthread_t thread;
+
+	ring_watch(*state, &summing.watch, fd, sum);
+	pthread_create(&thread, NULL, wake_often, &fd);
+	ring_run(*state, &summing.stop);
+	pthread_join(thread, NULL);
+	assert_int_equal(summing.sum, WAKES);
+
+	/* The watch is in flight: end the ring before it goes out of scope. */
+	ring_fini(*state);
+	close(fd);
+	assert_int_equal(ring_init(*state, 8), 0);
+}
+
+static void one_operation_is_cancelled(void **state)
+{
+	struct result rd = { .op.done = record };
+	struct result other = { .op.done = record };
+	uint64_t count[2];
+	int fd = eventfd(0, EFD_CLOEXEC);
+
+	ring_read(*state, &rd.op, fd, &count[0], sizeof(count[0]), POSITION);
+	ring_read(*state, &other.op, fd, &count[1], sizeof(count[1]), POSITION);
+	ring_cancel(*state, &rd.op);
+	wait_for(*state, &rd);
+	assert_int_equal(rd.res, -ECANCELED);
+	assert_int_equal(other.n, 0);
+	eventfd_write(fd, 1);
+	wait_for(*state, &other);
+	assert_int_equal(other.res, sizeof(count[1]));
+	close(fd);
+}
+
+/* What completes at once when it is read would go on for ever, were it not told to end. */
+static void endless(struct io_op *op, int res)
+{
+	struct chain *chain = container_of(op, struct chain, op);
+	static char byte;
+
+	if (res == -ECANCELED)
+		chain->left = 0;
+	else
+		ring_read(chain->ring, op, chain->fd, &byte, 1, POSITION);
+}
+
+static void fini_ends_all_that_waits(unsigned flags)
+{
+	struct ring ring;
+	struct result wait[DEPTH / 10];
+	struct result other[5];
+	struct chain chain = { .op.done = endless, .ring = &ring, .left = 1 };
+	char full[65536] = "";
+	uint64_t count;
+	char byte;
+	int fds[2];
+	int event = eventfd(0, EFD_CLOEXEC);
+	int tty = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+
+	if (ring_init_flags(&ring, 8, flags) == -EINVAL)
+		skip();
+	assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+	assert_int_equal(write(fds[1], full, sizeof(full)), sizeof(full));
+	assert_int_equal(grantpt(tty) | unlockpt(tty), 0);
+	chain.fd = open("/dev/zero", O_RDONLY | O_CLOEXEC);
+	for (int i = 0; i < 5; i++)
+		other[i] = (struct result){ .op.done = record };
+
+	ring_read(&ring, &chain.op, chain.fd, &byte, 1, POSITION);
+	ring_poll(&ring, &other[0].op, event, POLLIN);
+	ring_timeout(&ring, &other[1].timer, 3600000000000);
+	ring_write(&ring, &other[2].op, fds[1], full, sizeof(full), POSITION);
+	ring_read(&ring, &other[3].op, tty, &byte, 1, POSITION);
+	ring_step(&ring);
+	for (int i = 0; i < DEPTH / 10; i++) {
+		wait[i] = (struct result){ .op.done = record };
+		ring_read(&ring, &wait[i].op, event, &count, sizeof(count), POSITION);
+	}
+	/* Queued, never submitted by a step. */
+	other[4].op.done = record;
+	ring_read(&ring, &other[4].op, event, &count, sizeof(count), POSITION);
+	ring_fini(&ring);
+
+	assert_int_equal(chain.left, 0);
+	for (int i = 0; i < DEPTH / 10; i++) {
+		assert_int_equal(wait[i].n, 1);
+		assert_int_equal(wait[i].res, -ECANCELED);
+	}
+	for (int i = 0; i < 5; i++) {
+		assert_int_equal(other[i].n, 1);
+		assert_int_equal(other[i].res, -ECANCELED);
+	}
+	close(chain.fd);
+	close(fds[0]);
+	close(fds[1]);
+	close(event);
+	close(tty);
+}
+
+static void fini_ends_all(void **state)
+{
+	(void)state;
+	fini_ends_all_that_waits(IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN);
+}
+
+static void fini_ends_all_on_older_kernels(void **state)
+{
+	(void)state;
+	fini_ends_all_that_waits(0);
+}
+
+/* In a child that may not call @nr, ring_init fails with -@err and the words are about @about. */
+static void fails_with(int nr, int err, const char *about)
+{
+	int status;
+	pid_t pid = fork();
+
+	if (!pid) {
+		struct ring ring;
+
+		if (forbid(nr, err))
+			_exit(2);
+		if (ring_init(&ring, 8) != -err)
+			_exit(3);
+		_exit(strstr(ring_explain(-err), about) ? 0 : 4);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	assert_int_equal(WEXITSTATUS(status), 0);
+}
+
+static void forbidden_is_explained(void **state)
+{
+	(void)state;
+	if (ring_disabled() <= 0)
+		fails_with(SYS_io_uring_setup, EPERM, "seccomp");
+	fails_with(SYS_io_uring_setup, ENOSYS, "Linux 5.10");
+	fails_with(SYS_io_uring_setup, ENOMEM, "ulimit -l");
+	fails_with(SYS_io_uring_setup, EINVAL, "too old");
+	fails_with(SYS_io_uring_setup, EMFILE, "Too many open files");
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(read_and_write_at_offsets, setup, teardown),
+		cmocka_unit_test_setup_teardown(an_error_is_one_operations_own, setup, teardown),
+		cmocka_unit_test_setup_teardown(poll_waits_for_events, setup, teardown),
+		cmocka_unit_test_setup_teardown(timer_is_not_early, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_batch_is_one_system_call, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_hook_runs_once_a_batch_after_all_handlers, setup,
+		                                teardown),
+		cmocka_unit_test_setup_teardown(more_in_flight_than_entries, setup, teardown),
+		cmocka_unit_test(older_kernels_flags),
+		cmocka_unit_test_setup_teardown(other_opcodes_are_refused, setup, teardown),
+		cmocka_unit_test_setup_teardown(another_thread_wakes, setup, teardown),
+		cmocka_unit_test_setup_teardown(one_operation_is_cancelled, setup, teardown),
+		cmocka_unit_test(fini_ends_all),
+		cmocka_unit_test(fini_ends_all_on_older_kernels),
+		cmocka_unit_test(forbidden_is_explained),
+	};
+
+	alarm(60);
+	return cmocka_run_group_tests_name("io/ring", tests, NULL, NULL);
+}
