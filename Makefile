@@ -1,7 +1,9 @@
 # kring: `make run` boots a Linux, `make test` proves it, `make help` lists the rest.
 
 BUILD  ?= build
-CC     ?= gcc
+ifeq ($(origin CC),default)
+CC     := gcc
+endif
 CFLAGS ?= -O2 -g
 IASL   ?= iasl
 

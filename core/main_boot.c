@@ -72,6 +72,8 @@ struct machine {
 	struct mem mem;
 	struct bus bus;
 	struct irq com1_irq;
+	struct irq rtc_irq;
+	struct io_watch rtc_watch;
 	struct uart uart;
 	struct rtc rtc;
 	struct i8042 i8042;
@@ -338,23 +340,34 @@ static void debug_wrote(void *arg, uint8_t byte)
 	fputc(byte, stderr);
 }
 
+static void rtc_due(struct io_watch *watch)
+{
+	rtc_tick(&container_of(watch, struct machine, rtc_watch)->rtc);
+}
+
 static int devices_init(struct machine *machine, struct session *session)
 {
 	static const struct uart_backend serial = {
 		.write = uart_to_console,
 		.want_input = uart_wants_input,
 	};
+	static const struct ports_ops ports = { .mark = marked, .debug = debug_wrote };
 	struct bus *bus = &machine->bus;
 	int err = irq_init(&machine->com1_irq, machine->vm.fd, IRQ_COM1);
 
+	err = err ? err : irq_init(&machine->rtc_irq, machine->vm.fd, IRQ_RTC);
 	if (err)
 		return fail("KVM_IRQFD", err);
+	err = rtc_init(&machine->rtc, &machine->rtc_irq, machine->mem.low.len,
+		       machine->mem.high.len);
+	if (err)
+		return fail("timerfd", err);
 
+	ring_watch(&session->ring, &machine->rtc_watch, machine->rtc.timer_fd, rtc_due);
 	uart_init(&machine->uart, &machine->com1_irq, &serial, session);
-	rtc_init(&machine->rtc);
 	i8042_init(&machine->i8042, &session->power);
 	pm_init(&machine->pm, &session->power);
-	ports_init(&machine->ports, &(struct ports_config){ marked, debug_wrote, machine });
+	ports_init(&machine->ports, &ports, machine);
 	pci_init(&machine->pci, &pci_places, &session->power);
 
 	err = uart_attach(&machine->uart, bus);
@@ -400,7 +413,7 @@ static int guest_load(struct machine *machine, const struct options *options,
 static int vcpus_init(struct machine *machine, const struct options *options,
                       const struct boot_entry *entry)
 {
-	union cpu_model *model = malloc(sizeof(*model));
+	struct cpu_model *model = malloc(sizeof(*model));
 	int err = -ENOMEM;
 
 	machine->vcpu = calloc(options->cpus, sizeof(*machine->vcpu));
@@ -437,8 +450,13 @@ static void machine_fini(struct machine *machine)
 	for (unsigned i = 0; i < machine->nvcpus; i++)
 		vcpu_fini(&machine->vcpu[i]);
 	free(machine->vcpu);
+	if (machine->rtc_watch.ring)
+		ring_unwatch(&machine->rtc_watch);
+	rtc_fini(&machine->rtc);
+	pci_fini(&machine->pci);
 	trace_fini(&machine->trace);
 	stats_fini(&machine->stats);
+	irq_fini(&machine->rtc_irq);
 	irq_fini(&machine->com1_irq);
 	vm_fini(&machine->vm);
 	mem_fini(&machine->mem);
@@ -454,6 +472,8 @@ static int machine_init(struct machine *machine, struct session *session)
 	*machine = (struct machine){
 		.vm = {.kvm_fd = -1,     .fd = -1},
 		.com1_irq.fd = -1,
+		.rtc_irq.fd = -1,
+		.rtc.timer_fd = -1,
 		.world = { &machine->bus, &machine->mem, &session->power, &machine->stats, NULL },
 	};
 
@@ -564,7 +584,7 @@ static int machine_status(const struct machine *machine, struct session *session
 	case END_TIMEOUT:
 		fprintf(stderr, "kring: the guest did not end in %g s\n",
 		        (double)session->options->timeout / 1e9);
-		describe_vcpus(machine);
+		describe_vcpus(machine, session);
 		return STATUS_TIMEOUT;
 	case END_SIGNAL:
 		return STATUS_SIGNAL + (int)session->signal.ssi_signo;

@@ -13,49 +13,57 @@
 
 #include "core/probe.h"
 
-#define CAP(cap) .name = #cap, .number = KVM_CAP_##cap
+const char *const probe_caps[PROBE_CAPS] = {
+	[KVM_CAP_IRQCHIP] = "IRQCHIP",
+	[KVM_CAP_USER_MEMORY] = "USER_MEMORY",
+	[KVM_CAP_SET_TSS_ADDR] = "SET_TSS_ADDR",
+	[KVM_CAP_SET_IDENTITY_MAP_ADDR] = "SET_IDENTITY_MAP_ADDR",
+	[KVM_CAP_EXT_CPUID] = "EXT_CPUID",
+	[KVM_CAP_PIT2] = "PIT2",
+	[KVM_CAP_IRQFD] = "IRQFD",
+	[KVM_CAP_IOEVENTFD] = "IOEVENTFD",
+	[KVM_CAP_IMMEDIATE_EXIT] = "IMMEDIATE_EXIT",
+	[KVM_CAP_MP_STATE] = "MP_STATE",
+	[KVM_CAP_SIGNAL_MSI] = "SIGNAL_MSI",
+	[KVM_CAP_IRQ_ROUTING] = "IRQ_ROUTING",
+	[KVM_CAP_NR_VCPUS] = "NR_VCPUS",
+	[KVM_CAP_MAX_VCPUS] = "MAX_VCPUS",
+	[KVM_CAP_MAX_VCPU_ID] = "MAX_VCPU_ID",
+	[KVM_CAP_NR_MEMSLOTS] = "NR_MEMSLOTS",
+	[KVM_CAP_TSC_DEADLINE_TIMER] = "TSC_DEADLINE_TIMER",
+	[KVM_CAP_TSC_CONTROL] = "TSC_CONTROL",
+	[KVM_CAP_GET_TSC_KHZ] = "GET_TSC_KHZ",
+	[KVM_CAP_ADJUST_CLOCK] = "ADJUST_CLOCK",
+	[KVM_CAP_KVMCLOCK_CTRL] = "KVMCLOCK_CTRL",
+	[KVM_CAP_ASYNC_PF_INT] = "ASYNC_PF_INT",
+	[KVM_CAP_STEAL_TIME] = "STEAL_TIME",
+	[KVM_CAP_X2APIC_API] = "X2APIC_API",
+	[KVM_CAP_SPLIT_IRQCHIP] = "SPLIT_IRQCHIP",
+	[KVM_CAP_IRQFD_RESAMPLE] = "IRQFD_RESAMPLE",
+	[KVM_CAP_IOEVENTFD_ANY_LENGTH] = "IOEVENTFD_ANY_LENGTH",
+	[KVM_CAP_SYNC_REGS] = "SYNC_REGS",
+	[KVM_CAP_SYNC_MMU] = "SYNC_MMU",
+	[KVM_CAP_READONLY_MEM] = "READONLY_MEM",
+	[KVM_CAP_COALESCED_PIO] = "COALESCED_PIO",
+	[KVM_CAP_HALT_POLL] = "HALT_POLL",
+	[KVM_CAP_X86_DISABLE_EXITS] = "X86_DISABLE_EXITS",
+	[KVM_CAP_SET_GUEST_DEBUG] = "SET_GUEST_DEBUG",
+	[KVM_CAP_BINARY_STATS_FD] = "BINARY_STATS_FD",
+	[KVM_CAP_PMU_CAPABILITY] = "PMU_CAPABILITY",
+	[KVM_CAP_VM_DISABLE_NX_HUGE_PAGES] = "VM_DISABLE_NX_HUGE_PAGES",
+	[KVM_CAP_NESTED_STATE] = "NESTED_STATE",
+	[KVM_CAP_EXIT_ON_EMULATION_FAILURE] = "EXIT_ON_EMULATION_FAILURE",
+	[KVM_CAP_DIRTY_LOG_RING] = "DIRTY_LOG_RING",
+};
 
-const struct probe_cap probe_caps[PROBE_CAPS] = {
-	{CAP(IRQCHIP),               .needed = true },
-	{ CAP(USER_MEMORY),                         .needed = true },
-	{ CAP(SET_TSS_ADDR),.needed = true },
-	{ CAP(SET_IDENTITY_MAP_ADDR),         .needed = true },
-	{ CAP(EXT_CPUID),                         .needed = true },
-	{ CAP(PIT2),    .needed = true },
-	{ CAP(IRQFD),            .needed = true },
-	{ CAP(IOEVENTFD),                         .needed = true },
-	{ CAP(IMMEDIATE_EXIT),         .needed = true },
-	{ CAP(MP_STATE),                .needed = true },
-	{ CAP(SIGNAL_MSI),                         .needed = true },
-	{ CAP(IRQ_ROUTING),.needed = true },
-	{ CAP(NR_VCPUS)      },
-	{ CAP(MAX_VCPUS)                        },
-	{ CAP(MAX_VCPU_ID)},
-	{ CAP(NR_MEMSLOTS)          },
-	{ CAP(TSC_DEADLINE_TIMER)                        },
-	{ CAP(TSC_CONTROL)                        },
-	{ CAP(GET_TSC_KHZ)            },
-	{ CAP(ADJUST_CLOCK)           },
-	{ CAP(KVMCLOCK_CTRL)         },
-	{ CAP(ASYNC_PF_INT)         },
-	{ CAP(STEAL_TIME)  },
-	{ CAP(X2APIC_API)         },
-	{ CAP(SPLIT_IRQCHIP)         },
-	{ CAP(IRQFD_RESAMPLE)        },
-	{ CAP(IOEVENTFD_ANY_LENGTH)       },
-	{ CAP(SYNC_REGS)        },
-	{ CAP(SYNC_MMU)          },
-	{ CAP(READONLY_MEM)          },
-	{ CAP(COALESCED_PIO)       },
-	{ CAP(HALT_POLL)      },
-	{ CAP(X86_DISABLE_EXITS)},
-	{ CAP(SET_GUEST_DEBUG)           },
-	{ CAP(BINARY_STATS_FD)            },
-	{ CAP(PMU_CAPABILITY)        },
-	{ CAP(VM_DISABLE_NX_HUGE_PAGES)       },
-	{ CAP(NESTED_STATE)           },
-	{ CAP(EXIT_ON_EMULATION_FAILURE)   },
-	{ CAP(DIRTY_LOG_RING)     },
+/* kring does not run without. */
+static const int caps_needed[] = {
+	KVM_CAP_IRQCHIP,        KVM_CAP_USER_MEMORY,
+	KVM_CAP_SET_TSS_ADDR,   KVM_CAP_SET_IDENTITY_MAP_ADDR,
+	KVM_CAP_EXT_CPUID,      KVM_CAP_PIT2,
+	KVM_CAP_IRQFD,          KVM_CAP_IOEVENTFD,
+	KVM_CAP_IMMEDIATE_EXIT, KVM_CAP_MP_STATE,
+	KVM_CAP_SIGNAL_MSI,     KVM_CAP_IRQ_ROUTING,
 };
 
 const struct probe_cpu_flag probe_cpu_flags[PROBE_CPU_FLAGS] = {
@@ -118,8 +126,8 @@ const struct probe_param probe_params[PROBE_PARAMS] = {
 
 static void probe_caps_read(struct kvm_probe *probe, int kvm_fd)
 {
-	for (unsigned i = 0; i < PROBE_CAPS; i++) {
-		int value = ioctl(kvm_fd, KVM_CHECK_EXTENSION, probe_caps[i].number); /* 4.4 */
+	for (int i = 0; i < PROBE_CAPS; i++) {
+		int value = probe_caps[i] ? ioctl(kvm_fd, KVM_CHECK_EXTENSION, i) : 0; /* 4.4 */
 
 		probe->cap[i] = value > 0 ? value : 0;
 	}
@@ -196,7 +204,7 @@ enum {
 	LOOP_INSTRUCTIONS = 2,
 	LOOP_COUNT_MIN = 1000,
 	LOOP_COUNT_MAX = 1000000,
-	LOOP_RUNS = 3,         /* the best counts */
+	LOOP_RUNS = 3,
 	LOOP_NS_MIN = 1000000, /* long enough to make the way in and out of the guest negligible */
 	LOOP_GPA = 0x1000,
 };
@@ -313,30 +321,37 @@ static int64_t loop_run(struct loop *loop, unsigned count)
 	return loop->run->exit_reason == KVM_EXIT_HLT ? now_ns() - start : -EIO;
 }
 
+/* The best of several runs: what disturbs one only makes it longer. */
+static int64_t loop_best(struct loop *loop, unsigned count)
+{
+	int64_t best = loop_run(loop, count);
+
+	for (int i = 1; i < LOOP_RUNS && best >= 0; i++) {
+		int64_t ns = loop_run(loop, count);
+
+		if (ns < best)
+			best = ns;
+	}
+	return best;
+}
+
 int probe_kvm_speed(int kvm_fd, double *ns)
 {
 	unsigned count = LOOP_COUNT_MIN;
 	struct loop loop;
 	int64_t best = loop_init(&loop, kvm_fd);
 
-	if (best < 0)
-		goto out;
-
-	best = loop_run(&loop, count);
+	if (!best)
+		best = loop_best(&loop, count);
 	while (best >= 0 && best < LOOP_NS_MIN && count < LOOP_COUNT_MAX) {
-		count *= 10;
-		best = loop_run(&loop, count);
+		count *= 4;
+		best = loop_best(&loop, count);
 	}
-	for (int i = 1; i < LOOP_RUNS && best >= 0; i++) {
-		int64_t took = loop_run(&loop, count);
-
-		if (took < best)
-			best = took;
-	}
-	*ns = (double)best / count / LOOP_INSTRUCTIONS;
-out:
 	loop_fini(&loop);
-	return best < 0 ? (int)best : 0;
+	if (best < 0)
+		return (int)best;
+	*ns = (double)best / count / LOOP_INSTRUCTIONS;
+	return 0;
 }
 
 /* Fill @probe from an open device. Returns 0, or -errno of probe->step. */
@@ -398,8 +413,8 @@ static const char *probe_hint(const struct kvm_probe *probe)
 {
 	if (probe->error)
 		return error_hint(probe->error);
-	for (unsigned i = 0; i < PROBE_CAPS; i++)
-		if (probe_caps[i].needed && !probe->cap[i])
+	for (size_t i = 0; i < sizeof(caps_needed) / sizeof(*caps_needed); i++)
+		if (!probe->cap[caps_needed[i]])
 			return "this KVM lacks a capability that kring needs: use a host with "
 			       "Linux 5.10 or later";
 	if (probe->ring0_ns > PROBE_EMULATED_NS)

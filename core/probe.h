@@ -7,15 +7,7 @@
 #ifndef CORE_PROBE_H
 #define CORE_PROBE_H
 
-#include <stdbool.h>
 #include <stdint.h>
-
-/* A capability (api.rst 4.4 and 6..8), by its name without KVM_CAP_. */
-struct probe_cap {
-	const char *name;
-	int number;
-	bool needed; /* kring does not run without */
-};
 
 /* A CPUID bit that KVM offers to guests. */
 struct probe_cpu_flag {
@@ -32,11 +24,12 @@ struct probe_param {
 	const char *hint;
 };
 
-#define PROBE_CAPS      40
+#define PROBE_CAPS      256
 #define PROBE_CPU_FLAGS 32
 #define PROBE_PARAMS    4
 
-extern const struct probe_cap probe_caps[PROBE_CAPS];
+/* Capabilities worth telling: names by number, KVM_CAP_*; else NULL (api.rst 4.4, 6 to 8). */
+extern const char *const probe_caps[PROBE_CAPS];
 extern const struct probe_cpu_flag probe_cpu_flags[PROBE_CPU_FLAGS];
 extern const struct probe_param probe_params[PROBE_PARAMS];
 
@@ -56,7 +49,7 @@ struct kvm_probe {
 	const char *hint; /* what to fix and how; NULL: kring can run here */
 	int api_version;
 	int run_size;             /* KVM_GET_VCPU_MMAP_SIZE, bytes */
-	int cap[PROBE_CAPS];      /* values in probe_caps' order; 0: not there */
+	int cap[PROBE_CAPS];      /* values of probe_caps, by number; 0: not there */
 	struct probe_cpu cpu;     /* as KVM_GET_SUPPORTED_CPUID has it */
 	char param[PROBE_PARAMS]; /* first letters of the values, 0: no such parameter */
 	double ring0_ns;          /* probe_kvm_speed() */

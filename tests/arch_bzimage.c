@@ -92,52 +92,51 @@ static void truncated_at_every_byte(void **state)
 			assert_string_equal(image.refusal, "neither a bzImage nor an ELF");
 		else if (len < 0x26c)
 			assert_string_equal(image.refusal,
-					    "setup header ends at 0x26c, beyond the file");
+			                    "setup header ends at 0x26c, beyond the file");
 		else
 			assert_non_null(strstr(image.refusal, "truncated: has "));
 	}
-	assert_string_equal(image.refusal,
-			    "truncated: has 2047 bytes, its headers promise 2048");
+	assert_string_equal(image.refusal, "truncated: has 2047 bytes, its headers promise 2048");
 	assert_int_equal(parse(&image, &file, sizeof(file), sizeof(file) + 1), 0);
 }
 
 static void lies(void **state)
 {
 	static const struct lie lies[] = {
-		{ "boot flag", BZ_HDR(boot_flag), 0xaa54 },
-		{ "jump", BZ_HDR(jump), 0x6ae9 },
-		{ "setup header ends at 0x301, beyond 0x290", BZ_HDR(jump), 0xffeb },
-		{ "setup header ends at 0x291, beyond 0x290", BZ_HDR(jump), 0x8feb },
-		{ NULL, BZ_HDR(jump), 0x66eb },
-		{ "setup header ends at 0x267, too short for protocol 2.15", BZ_HDR(jump), 0x65eb },
-		{ "boot protocol 0.00 is too old", BZ_HDR(jump), 0x00eb },
-		{ "neither", BZ_HDR(header), 0x53726449 },
-		{ "boot protocol 2.11 is too old", BZ_HDR(version), 0x20b },
-		{ NULL, BZ_HDR(version), 0x20c },
-		{ NULL, BZ_HDR(version), 0x2ff },
-		{ "zImage", BZ_HDR(loadflags), 0 },
-		{ "headers promise 3584", BZ_HDR(setup_sects), 0 /* means 4 */ },
-		{ "truncated", BZ_HDR(setup_sects), 2 },
-		{ "truncated", BZ_HDR(setup_sects), 255 },
-		{ "truncated", BZ_HDR(syssize), BZ_KERNEL / 16 + 1 },
-		{ "truncated", BZ_HDR(syssize), 0xffffffff },
-		{ "payload ends at 0x300 of 0x2f0 bytes", BZ_HDR(syssize), 0x2f },
-		{ "payload", BZ_HDR(syssize), 0 },
-		{ "payload", BZ_HDR(payload_offset), 0x201 },
-		{ "payload", BZ_HDR(payload_offset), 0xffffff00 },
-		{ "payload", BZ_HDR(payload_length), 0xffffffff },
-		{ "init_size", BZ_HDR(init_size), 0 },
-		{ "init_size", BZ_HDR(init_size), BZ_KERNEL - 1 },
-		{ NULL, BZ_HDR(init_size), BZ_KERNEL },
-		{ "pref_address", BZ_HDR(init_size), 0xffffffff },
-		{ "kernel_alignment", BZ_HDR(kernel_alignment), 0 },
-		{ "kernel_alignment", BZ_HDR(kernel_alignment), 0x300000 },
-		{ "kernel_alignment", BZ_HDR(kernel_alignment), 0x80000000 },
-		{ "kernel_alignment", BZ_HDR(pref_address), 16 * MIB + 1 },
-		{ "between 1 MiB and 4 GiB", BZ_HDR(pref_address), 0 },
-		{ "between 1 MiB and 4 GiB", BZ_HDR(pref_address), 0xffe00000 },
-		{ "between 1 MiB and 4 GiB", BZ_HDR(pref_address), 0xffffffffffe00000 },
-		{ NULL, BZ_HDR(pref_address), 0xffa00000 },
+		{"boot flag",		                                BZ_HDR(boot_flag),        0xaa54            },
+		{ "jump",		                                    BZ_HDR(jump),             0x6ae9            },
+		{ "setup header ends at 0x301, beyond 0x290",                BZ_HDR(jump),             0xffeb            },
+		{ "setup header ends at 0x291, beyond 0x290",                BZ_HDR(jump),             0x8feb            },
+		{ NULL,		                                      BZ_HDR(jump),             0x66eb            },
+		{ "setup header ends at 0x267, too short for protocol 2.15", BZ_HDR(jump),             0x65eb            },
+		{ "boot protocol 0.00 is too old",                           BZ_HDR(jump),             0x00eb            },
+		{ "neither",		                                 BZ_HDR(header),           0x53726449        },
+		{ "boot protocol 2.11 is too old",                           BZ_HDR(version),          0x20b             },
+		{ NULL,		                                      BZ_HDR(version),          0x20c             },
+		{ NULL,		                                      BZ_HDR(version),          0x2ff             },
+		{ "zImage",		                                  BZ_HDR(loadflags),        0                 },
+		{ "headers promise 3584",                                    BZ_HDR(setup_sects),      0 /* means 4 */   },
+		{ "truncated",		                               BZ_HDR(setup_sects),      2                 },
+		{ "truncated",		                               BZ_HDR(setup_sects),      255               },
+		{ "truncated",		                               BZ_HDR(syssize),          BZ_KERNEL / 16 + 1},
+		{ "truncated",		                               BZ_HDR(syssize),          0xffffffff        },
+		{ "payload ends at 0x300 of 0x2f0 bytes",                    BZ_HDR(syssize),          0x2f              },
+		{ "payload",		                                 BZ_HDR(syssize),          0                 },
+		{ "payload",		                                 BZ_HDR(payload_offset),   0x201             },
+		{ "payload",		                                 BZ_HDR(payload_offset),   0xffffff00        },
+		{ "payload",		                                 BZ_HDR(payload_length),   0xffffffff        },
+		{ "init_size",		                               BZ_HDR(init_size),        0                 },
+		{ "init_size",		                               BZ_HDR(init_size),        BZ_KERNEL - 1     },
+		{ NULL,		                                      BZ_HDR(init_size),        BZ_KERNEL         },
+		{ "pref_address",		                            BZ_HDR(init_size),        0xffffffff        },
+		{ "kernel_alignment",		                        BZ_HDR(kernel_alignment), 0                 },
+		{ "kernel_alignment",		                        BZ_HDR(kernel_alignment), 0x300000          },
+		{ "kernel_alignment",		                        BZ_HDR(kernel_alignment), 0x80000000        },
+		{ "kernel_alignment",		                        BZ_HDR(pref_address),     16 * MIB + 1      },
+		{ "between 1 MiB and 4 GiB",                                 BZ_HDR(pref_address),     0                 },
+		{ "between 1 MiB and 4 GiB",                                 BZ_HDR(pref_address),     0xffe00000        },
+		{ "between 1 MiB and 4 GiB",                                 BZ_HDR(pref_address),     0xffffffffffe00000},
+		{ NULL,		                                      BZ_HDR(pref_address),     0xffa00000        },
 	};
 	struct bz_file file;
 	struct image image;
@@ -151,7 +150,7 @@ static void lies(void **state)
 		if (err != (lies[i].refusal ? -ENOEXEC : 0) ||
 		    (lies[i].refusal && !strstr(image.refusal, lies[i].refusal)))
 			fail_msg("lie %zu (%s): %d, \"%s\"", i, lies[i].refusal, err,
-				 image.refusal);
+			         image.refusal);
 	}
 }
 
@@ -176,7 +175,10 @@ static void truncated_signature(void **state)
 	static const struct {
 		uint16_t magic;
 		size_t directories;
-	} pe[] = { { 0x10b, 96 }, { 0x20b, 112 } };
+	} pe[] = {
+		{0x10b,  96 },
+                { 0x20b, 112}
+	};
 	struct bz_file file;
 	struct image image;
 
@@ -190,13 +192,12 @@ static void truncated_signature(void **state)
 		memcpy(file.setup + 0x80, "PE\0", 4);
 		memcpy(optional, &pe[i].magic, 2);
 		memcpy(optional + pe[i].directories - 4, &(uint32_t){ 5 }, 4);
-		memcpy(optional + pe[i].directories + 32,
-		       (uint32_t[]){ sizeof(file), 100 }, 8);
+		memcpy(optional + pe[i].directories + 32, (uint32_t[]){ sizeof(file), 100 }, 8);
 
 		assert_int_equal(parse(&image, &file, sizeof(file), sizeof(file) + 100), 0);
 		assert_int_equal(parse(&image, &file, sizeof(file), sizeof(file) + 99), -ENOEXEC);
 		assert_string_equal(image.refusal,
-				    "truncated: has 2147 bytes, its headers promise 2148");
+		                    "truncated: has 2147 bytes, its headers promise 2148");
 
 		/* Without a certificate table, or with the header out of sight, it is not EFI. */
 		memcpy(optional + pe[i].directories - 4, &(uint32_t){ 4 }, 4);

@@ -10,7 +10,8 @@
 
 #include "tests/arch_image.h"
 
-/* Parse the first @len bytes, the notes too when they are in them. The buffers end where they do. */
+/* Parse the first @len bytes, the notes too when they are in them. The buffers end where they do.
+ */
 static int parse(struct image *image, const void *file, size_t len, uint64_t file_size)
 {
 	uint8_t *head = malloc(len + 1); /* one byte off: no parser may rely on alignment */
@@ -73,57 +74,58 @@ static void truncated_at_every_byte(void **state)
 static void lies(void **state)
 {
 	static const struct lie lies[] = {
-		{ "neither", ELF_FIELD(ehdr.e_ident[EI_MAG0]), 0 },
-		{ "not an x86-64 ELF", ELF_FIELD(ehdr.e_ident[EI_CLASS]), ELFCLASS32 },
-		{ "not an x86-64 ELF", ELF_FIELD(ehdr.e_ident[EI_DATA]), ELFDATA2MSB },
-		{ "not an x86-64 ELF", ELF_FIELD(ehdr.e_machine), EM_AARCH64 },
-		{ "version", ELF_FIELD(ehdr.e_ident[EI_VERSION]), 0 },
-		{ "version", ELF_FIELD(ehdr.e_version), 2 },
-		{ "not an executable", ELF_FIELD(ehdr.e_type), ET_REL },
-		{ "not an executable", ELF_FIELD(ehdr.e_type), ET_CORE },
-		{ NULL, ELF_FIELD(ehdr.e_type), ET_DYN },
-		{ "no program headers", ELF_FIELD(ehdr.e_phnum), 0 },
-		{ "no segment", ELF_FIELD(ehdr.e_phoff), offsetof(struct elf_file, sections) - 168 },
-		{ "truncated", ELF_FIELD(ehdr.e_phnum), 0xffff },
-		{ "program headers of 32 bytes", ELF_FIELD(ehdr.e_phentsize), 32 },
-		{ "overlap the ELF header", ELF_FIELD(ehdr.e_phoff), 63 },
-		{ "beyond any file", ELF_FIELD(ehdr.e_phoff), ~0ull },
-		{ "truncated", ELF_FIELD(ehdr.e_phoff), sizeof(struct elf_file) },
-		{ "section headers of 40 bytes", ELF_FIELD(ehdr.e_shentsize), 40 },
-		{ "section headers overlap", ELF_FIELD(ehdr.e_shoff), 64 },
-		{ "section headers overlap", ELF_FIELD(ehdr.e_shoff), 64 + 167 },
-		{ "section headers overlap", ELF_FIELD(ehdr.e_shoff), 1 },
-		{ "truncated", ELF_FIELD(ehdr.e_shnum), 3 },
-		{ "beyond any file", ELF_FIELD(ehdr.e_shoff), ~0ull },
-		{ NULL, ELF_FIELD(ehdr.e_shoff), 0 },
-		{ "user-space program", ELF_FIELD(text.p_type), PT_INTERP },
-		{ "truncated", ELF_FIELD(text.p_offset), sizeof(struct elf_file) - 0x17f },
-		{ "beyond any file", ELF_FIELD(text.p_offset), ~0ull },
-		{ "segment 0 is larger in the file", ELF_FIELD(text.p_filesz), 0x181 },
-		{ "truncated", ELF_FIELD(text.p_filesz), 0x10000 },
-		{ "beyond any file", ELF_FIELD(text.p_filesz), ~0ull },
-		{ "segment 0 is larger in the file", ELF_FIELD(text.p_memsz), 0 },
-		{ "segment 0 at 0x1000000 wraps around", ELF_FIELD(text.p_memsz), ~0ull },
-		{ "segment 0 at 0xfffff lies below 1 MiB", ELF_FIELD(text.p_paddr), MIB - 1 },
-		{ "segment 1 at 0 lies below 1 MiB", ELF_FIELD(data.p_paddr), 0 },
-		{ "segment 1 at 0xffffffffffff0000 wraps", ELF_FIELD(data.p_paddr), -65536ull },
-		{ "segment 1 overlaps segment 0", ELF_FIELD(data.p_paddr), 15 * MIB + 1 },
-		{ "segment 1 overlaps segment 0", ELF_FIELD(data.p_paddr), 16 * MIB + 0x17f },
-		{ "segment 1 overlaps segment 0", ELF_FIELD(text.p_memsz), 64 * MIB },
-		{ NULL, ELF_FIELD(data.p_paddr), 15 * MIB },
-		{ NULL, ELF_FIELD(data.p_paddr), 16 * MIB + 0x180 },
-		{ "truncated", ELF_FIELD(note.p_filesz), 0x10000 },
-		{ "truncated", ELF_FIELD(note.p_offset), sizeof(struct elf_file) },
-		{ "a note ends beyond its segment", ELF_FIELD(note.p_filesz), 23 },
-		{ "a note ends beyond its segment", ELF_FIELD(note.p_filesz), 11 },
-		{ "a note ends beyond its segment", ELF_FIELD(notes.nhdr.n_namesz), 0xffffffff },
-		{ "a note ends beyond its segment", ELF_FIELD(notes.nhdr.n_descsz), 9 },
-		{ "a note ends beyond its segment", ELF_FIELD(notes.nhdr.n_descsz), 0xffffffff },
-		{ "PVH entry of 3 bytes", ELF_FIELD(notes.nhdr.n_descsz), 3 },
-		{ "PVH entry 0x1000180 lies in no", ELF_FIELD(notes.desc[0]), 16 * MIB + 0x180 },
-		{ "PVH entry 0xffffff lies in no", ELF_FIELD(notes.desc[0]), 16 * MIB - 1 },
-		{ "PVH entry 0 lies in no segment", ELF_FIELD(notes.desc[0]), 0 },
-		{ "PVH entry 0x101000020 lies in no", ELF_FIELD(notes.desc[1]), 1 },
+		{"neither",             ELF_FIELD(ehdr.e_ident[EI_MAG0]),    0                          },
+		{ "not an x86-64 ELF",  ELF_FIELD(ehdr.e_ident[EI_CLASS]),   ELFCLASS32                 },
+		{ "not an x86-64 ELF",  ELF_FIELD(ehdr.e_ident[EI_DATA]),    ELFDATA2MSB                },
+		{ "not an x86-64 ELF",  ELF_FIELD(ehdr.e_machine),           EM_AARCH64                 },
+		{ "version",            ELF_FIELD(ehdr.e_ident[EI_VERSION]), 0                          },
+		{ "version",            ELF_FIELD(ehdr.e_version),           2                          },
+		{ "not an executable",  ELF_FIELD(ehdr.e_type),              ET_REL                     },
+		{ "not an executable",  ELF_FIELD(ehdr.e_type),              ET_CORE                    },
+		{ NULL,                 ELF_FIELD(ehdr.e_type),              ET_DYN                     },
+		{ "no program headers", ELF_FIELD(ehdr.e_phnum),             0                          },
+		{ "no segment",         ELF_FIELD(ehdr.e_phoff),
+                 offsetof(struct elf_file,		                                                sections) - 168 },
+		{ "truncated",                    ELF_FIELD(ehdr.e_phnum),                                            0xffff                            },
+		{ "program headers of 32 bytes",                    ELF_FIELD(ehdr.e_phentsize),                          32},
+		{ "overlap the ELF header",                    ELF_FIELD(ehdr.e_phoff),                               63                                     },
+		{ "beyond any file",                    ELF_FIELD(ehdr.e_phoff),                                      ~0ull},
+		{ "truncated",                    ELF_FIELD(ehdr.e_phoff),                                            sizeof(struct elf_file)                                           },
+		{ "section headers of 40 bytes",                    ELF_FIELD(ehdr.e_shentsize),                          40},
+		{ "section headers overlap",                    ELF_FIELD(ehdr.e_shoff),                              64                                                   },
+		{ "section headers overlap",                    ELF_FIELD(ehdr.e_shoff),                              64 + 167},
+		{ "section headers overlap",                    ELF_FIELD(ehdr.e_shoff),                              1                                                   },
+		{ "truncated",                    ELF_FIELD(ehdr.e_shnum),                                            3},
+		{ "beyond any file",                    ELF_FIELD(ehdr.e_shoff),                                      ~0ull                                             },
+		{ NULL,                    ELF_FIELD(ehdr.e_shoff),		                                   0},
+		{ "user-space program",                    ELF_FIELD(text.p_type),                                   PT_INTERP                              },
+		{ "truncated",                    ELF_FIELD(text.p_offset),                                            sizeof(struct elf_file) - 0x17f},
+		{ "beyond any file",                    ELF_FIELD(text.p_offset),                                      ~0ull                        },
+		{ "segment 0 is larger in the file",                    ELF_FIELD(text.p_filesz),                      0x181},
+		{ "truncated",                    ELF_FIELD(text.p_filesz),                                            0x10000                                              },
+		{ "beyond any file",                    ELF_FIELD(text.p_filesz),                                      ~0ull},
+		{ "segment 0 is larger in the file",                    ELF_FIELD(text.p_memsz),                      0                               },
+		{ "segment 0 at 0x1000000 wraps around",                    ELF_FIELD(text.p_memsz),                  ~0ull},
+		{ "segment 0 at 0xfffff lies below 1 MiB",                    ELF_FIELD(text.p_paddr),                MIB - 1                             },
+		{ "segment 1 at 0 lies below 1 MiB",                    ELF_FIELD(data.p_paddr),                      0},
+		{ "segment 1 at 0xffffffffffff0000 wraps",                    ELF_FIELD(data.p_paddr),                -65536ull                       },
+		{ "segment 1 overlaps segment 0",                    ELF_FIELD(data.p_paddr),                         15 * MIB + 1},
+		{ "segment 1 overlaps segment 0",                    ELF_FIELD(data.p_paddr),                         16 * MIB + 0x17f                       },
+		{ "segment 1 overlaps segment 0",                    ELF_FIELD(text.p_memsz),                         64 * MIB},
+		{ NULL,                    ELF_FIELD(data.p_paddr),		                                   15 * MIB                                                 },
+		{ NULL,                    ELF_FIELD(data.p_paddr),		                                   16 * MIB + 0x180},
+		{ "truncated",                    ELF_FIELD(note.p_filesz),                                            0x10000                                         },
+		{ "truncated",                    ELF_FIELD(note.p_offset),                                            sizeof(struct elf_file)},
+		{ "a note ends beyond its segment",                    ELF_FIELD(note.p_filesz),                       23                    },
+		{ "a note ends beyond its segment",                    ELF_FIELD(note.p_filesz),                       11},
+		{ "a note ends beyond its segment",                    ELF_FIELD(notes.nhdr.n_namesz),                       0xffffffff              },
+		{ "a note ends beyond its segment",                    ELF_FIELD(notes.nhdr.n_descsz),                       9},
+		{ "a note ends beyond its segment",                    ELF_FIELD(notes.nhdr.n_descsz),                       0xffffffff              },
+		{ "PVH entry of 3 bytes",                    ELF_FIELD(notes.nhdr.n_descsz),                                 3},
+		{ "PVH entry 0x1000180 lies in no",                    ELF_FIELD(notes.desc[0]),                       16 * MIB + 0x180          },
+		{ "PVH entry 0xffffff lies in no",                    ELF_FIELD(notes.desc[0]),                        16 * MIB - 1},
+		{ "PVH entry 0 lies in no segment",                    ELF_FIELD(notes.desc[0]),                       0         },
+		{ "PVH entry 0x101000020 lies in no",                    ELF_FIELD(notes.desc[1]),                     1},
 	};
 	struct elf_file file;
 	struct image image;
@@ -137,7 +139,7 @@ static void lies(void **state)
 		if (err != (lies[i].refusal ? -ENOEXEC : 0) ||
 		    (lies[i].refusal && !strstr(image.refusal, lies[i].refusal)))
 			fail_msg("lie %zu (%s): %d, \"%s\"", i, lies[i].refusal, err,
-				 image.refusal);
+			         image.refusal);
 	}
 }
 
@@ -163,7 +165,7 @@ static void sections_in_the_elf_header(void **state)
 static void an_entry_outside_is_not_offered(void **state)
 {
 	static const uint64_t outside[] = { 0, 16 * MIB - 1, 16 * MIB + 0x180, 17 * MIB + 0x100,
-					    0xffffffff81000000 };
+		                            0xffffffff81000000 };
 	struct elf_file file;
 	struct image image;
 
@@ -207,7 +209,10 @@ static void notes_by_alignment(void **state)
 	static const struct {
 		unsigned align;
 		size_t pvh; /* where the second note begins */
-	} cases[] = { { 4, 12 + 8 + 4 }, { 8, 12 + 12 + 8 } };
+	} cases[] = {
+		{4,  12 + 8 + 4 },
+                { 8, 12 + 12 + 8}
+	};
 	struct elf_file file;
 	struct image image;
 

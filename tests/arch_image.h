@@ -32,9 +32,9 @@ struct bz_file {
 	uint8_t kernel[BZ_KERNEL];
 };
 
-#define BZ_HDR(field) \
-	(offsetof(struct boot_params, hdr) + offsetof(struct setup_header, field)), \
-		sizeof(((struct setup_header *)0)->field)
+#define BZ_HDR(field)                                                                              \
+	(offsetof(struct boot_params, hdr) + offsetof(struct setup_header, field)),                \
+	        sizeof(((struct setup_header *)0)->field)
 
 static inline void bz_build(struct bz_file *file)
 {

@@ -113,6 +113,7 @@ static void walk(unsigned cpus)
 			break;
 		default:
 			assert_int_equal(e[1], e[7] ? 1 : 3); /* LINT0 ExtINT, LINT1 NMI */
+			assert_in_range(e[7], 0, 1);
 			local[e[7]] = true;
 		}
 	}

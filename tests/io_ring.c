@@ -146,26 +146,26 @@ static void chain_done(struct io_op *op, int res)
 {
 	struct chain *chain = container_of(op, struct chain, op);
 
-	assert_int_equal(res, 1);
+	assert_int_equal(res, POLLIN);
 	if (chain->hook)
 		ring_batch_end(chain->ring, chain->hook);
 	if (--chain->left)
-		ring_write(chain->ring, op, chain->fd, "x", 1, 0);
+		ring_poll(chain->ring, op, chain->fd, POLLIN);
 }
 
 static void a_batch_is_one_system_call(void **state)
 {
 	struct ring *ring = *state;
 	struct chain chain[4];
-	int fd = memfd_create("test", MFD_CLOEXEC);
+	int fd = eventfd(1, EFD_CLOEXEC);
 	uint64_t sqes = ring->sqes;
 	uint64_t cqes = ring->cqes;
 	uint64_t enters;
 
-	/* Writes to memory complete while they are submitted. */
+	/* What is there already completes while it is submitted. */
 	for (int i = 0; i < 4; i++) {
 		chain[i] = (struct chain){ .op.done = chain_done, .ring = ring, .fd = fd, .left = 5 };
-		ring_write(ring, &chain[i].op, fd, "x", 1, 0);
+		ring_poll(ring, &chain[i].op, fd, POLLIN);
 	}
 	enters = ring->enters;
 	for (int step = 0; step < 5; step++) {
@@ -199,7 +199,7 @@ static void a_hook_runs_once_a_batch_after_all_handlers(void **state)
 {
 	struct counting_hook counting = { .hook.run = count_run };
 	struct chain chain[3];
-	int fd = memfd_create("test", MFD_CLOEXEC);
+	int fd = eventfd(1, EFD_CLOEXEC);
 
 	counting.chain = chain;
 	for (int i = 0; i < 3; i++) {
@@ -208,7 +208,7 @@ static void a_hook_runs_once_a_batch_after_all_handlers(void **state)
 			                   .hook = &counting.hook,
 			                   .fd = fd,
 			                   .left = 2 };
-		ring_write(*state, &chain[i].op, fd, "x", 1, 0);
+		ring_poll(*state, &chain[i].op, fd, POLLIN);
 	}
 	ring_step(*state);
 	assert_int_equal(counting.n, 1);

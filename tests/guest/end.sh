@@ -101,7 +101,7 @@ test_timings() {
 	need_kernel "$minimal"
 	guest -k "$minimal" -m 128M --timings timings.json --append 'kring.job=sh kring.sh=mark 42'
 	expect_status 0
-	for key in kvm memory kernel run shutdown; do
+	for key in kvm_ready memory_ready kernel_loaded first_run shutdown; do
 		grep -q "\"$key\": [0-9]" timings.json || fail "timings: no phase $key"
 	done
 	for mark in 1 42; do

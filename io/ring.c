@@ -1,0 +1,377 @@
+/*
+ * The ring. Knows operations; not who starts them, nor what the bytes mean.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "io/ring.h"
+
+/*
+ * CQEs beyond this many times the SQEs wait in the kernel (IORING_FEAT_NODROP). Small enough that
+ * 256 entries fit the 64 KiB of locked memory which kernels before 5.12 charge rings to.
+ */
+#define CQ_FACTOR 4
+
+const struct ring_name ring_setup_flags[] = {
+	{ IORING_SETUP_DEFER_TASKRUN, "DEFER_TASKRUN" }, /* 6.1; needs SINGLE_ISSUER */
+	{ IORING_SETUP_SINGLE_ISSUER, "SINGLE_ISSUER" }, /* 6.0 */
+	{ IORING_SETUP_COOP_TASKRUN,  "COOP_TASKRUN"  }, /* 5.19 */
+	{ IORING_SETUP_SUBMIT_ALL,    "SUBMIT_ALL"    }, /* 5.18 */
+	{ 0,                          NULL            },
+};
+
+const struct ring_name ring_opcodes[] = {
+	{ IORING_OP_READ,         "READ"         },
+	{ IORING_OP_WRITE,        "WRITE"        },
+	{ IORING_OP_POLL_ADD,     "POLL_ADD"     },
+	{ IORING_OP_TIMEOUT,      "TIMEOUT"      },
+	{ IORING_OP_ASYNC_CANCEL, "ASYNC_CANCEL" },
+	{ 0,                      NULL           },
+};
+
+#define OPCODES_N (sizeof(ring_opcodes) / sizeof(ring_opcodes[0]) - 1)
+
+static void list_init(struct io_op *head)
+{
+	head->next = head->prev = head;
+}
+
+static bool list_empty(const struct io_op *head)
+{
+	return head->next == head;
+}
+
+static void list_append(struct io_op *head, struct io_op *op)
+{
+	op->next = head;
+	op->prev = head->prev;
+	head->prev->next = op;
+	head->prev = op;
+}
+
+static void list_remove(struct io_op *op)
+{
+	op->prev->next = op->next;
+	op->next->prev = op->prev;
+}
+
+static int check_opcodes(struct io_uring *uring)
+{
+	struct io_uring_probe *probe = io_uring_get_probe_ring(uring);
+	int err = probe ? 0 : -ENOMEM;
+
+	for (unsigned i = 0; !err && i < OPCODES_N; i++)
+		if (!io_uring_opcode_supported(probe, (int)ring_opcodes[i].value))
+			err = -EOPNOTSUPP;
+	free(probe);
+	return err;
+}
+
+/* From here on the kernel refuses any other opcode, and any registration but giving back the fd. */
+static int restrict_opcodes(struct io_uring *uring)
+{
+	struct io_uring_restriction allowed[OPCODES_N + 1] = {
+		[OPCODES_N] = { .opcode = IORING_RESTRICTION_REGISTER_OP,
+		                .register_op = IORING_UNREGISTER_RING_FDS },
+	};
+
+	for (unsigned i = 0; i < OPCODES_N; i++) {
+		allowed[i].opcode = IORING_RESTRICTION_SQE_OP;
+		allowed[i].sqe_op = (uint8_t)ring_opcodes[i].value;
+	}
+	return io_uring_register_restrictions(uring, allowed, OPCODES_N + 1);
+}
+
+int ring_init_flags(struct ring *ring, unsigned entries, unsigned flags)
+{
+	struct io_uring_params params = { 0 };
+	int err;
+
+	*ring = (struct ring){ 0 };
+	list_init(&ring->started);
+	list_init(&ring->reaped);
+
+	params.flags = flags | IORING_SETUP_R_DISABLED | IORING_SETUP_CQSIZE;
+	params.cq_entries = CQ_FACTOR * entries;
+	err = io_uring_queue_init_params(entries, &ring->uring, &params);
+	if (err)
+		return err;
+
+	err = check_opcodes(&ring->uring);
+	if (!err)
+		err = restrict_opcodes(&ring->uring);
+	if (err)
+		goto exit;
+	io_uring_register_ring_fd(&ring->uring); /* 5.18; only a saving */
+	err = io_uring_enable_rings(&ring->uring);
+	if (err)
+		goto exit;
+	return 0;
+exit:
+	io_uring_queue_exit(&ring->uring);
+	return err;
+}
+
+int ring_init(struct ring *ring, unsigned entries)
+{
+	const struct ring_name *flag;
+	unsigned flags = 0;
+	int err;
+
+	for (flag = ring_setup_flags; flag->name; flag++)
+		flags |= flag->value;
+
+	/* An older kernel refuses flags it does not know: do without them, the newest first. */
+	flag = ring_setup_flags;
+	while ((err = ring_init_flags(ring, entries, flags)) == -EINVAL && flag->name)
+		flags &= ~flag++->value;
+	return err;
+}
+
+int ring_disabled(void)
+{
+	FILE *file = fopen("/proc/sys/kernel/io_uring_disabled", "re");
+	int value = -1;
+
+	if (!file)
+		return -1;
+	if (fscanf(file, "%d", &value) != 1)
+		value = -1;
+	fclose(file);
+	return value;
+}
+
+const char *ring_explain(int err)
+{
+	switch (-err) {
+	case ENOSYS:
+		return "this kernel has no io_uring, or a seccomp profile hides it: use Linux 5.10 "
+		       "or later; in a container allow io_uring_setup, io_uring_enter and "
+		       "io_uring_register";
+	case EPERM:
+	case EACCES:
+		switch (ring_disabled()) {
+		case 2:
+			return "io_uring is switched off (kernel.io_uring_disabled is 2): allow it "
+			       "with `sysctl kernel.io_uring_disabled=0`";
+		case 1:
+			return "io_uring is for privileged processes only "
+			       "(kernel.io_uring_disabled is 1): join the group "
+			       "kernel.io_uring_group, or `sysctl kernel.io_uring_disabled=0`";
+		default:
+			return "a seccomp profile or security module forbids io_uring: in a "
+			       "container allow io_uring_setup, io_uring_enter and "
+			       "io_uring_register (docker: --security-opt seccomp=unconfined, or "
+			       "a profile with these three)";
+		}
+	case ENOMEM:
+		return "not enough memory that may be locked (kernels before 5.12 count the ring): "
+		       "raise `ulimit -l`";
+	case EINVAL:
+	case EOPNOTSUPP:
+		return "this kernel's io_uring is too old: use Linux 5.10 or later";
+	default:
+		return strerror(-err);
+	}
+}
+
+static void reap(struct ring *ring)
+{
+	struct io_uring_cqe *cqe;
+	unsigned head;
+	unsigned n = 0;
+
+	io_uring_for_each_cqe(&ring->uring, head, cqe)
+	{
+		struct io_op *op = io_uring_cqe_get_data(cqe);
+
+		n++;
+		if (!op) {
+			ring->cancels--;
+			continue;
+		}
+		op->res = cqe->res;
+		list_remove(op);
+		list_append(&ring->reaped, op);
+		ring->in_flight--;
+	}
+	io_uring_cq_advance(&ring->uring, n);
+	ring->cqes += n;
+}
+
+/*
+ * -EBUSY: too many CQEs wait in the kernel; -EAGAIN: no memory for a request. What could not be
+ * submitted stays queued, and reaping makes room.
+ */
+static void enter(struct ring *ring, unsigned wait)
+{
+	int n = io_uring_submit_and_wait(&ring->uring, wait);
+
+	ring->enters++;
+	assert(n >= 0 || n == -EINTR || n == -EBUSY || n == -EAGAIN);
+	if (wait || n < 0)
+		reap(ring);
+}
+
+static struct io_uring_sqe *sqe_get(struct ring *ring)
+{
+	struct io_uring_sqe *sqe;
+
+	while (!(sqe = io_uring_get_sqe(&ring->uring)))
+		enter(ring, 0);
+	ring->sqes++;
+	return sqe;
+}
+
+static struct io_uring_sqe *op_start(struct ring *ring, struct io_op *op)
+{
+	assert(!ring->closing);
+	list_append(&ring->started, op);
+	ring->in_flight++;
+	return sqe_get(ring);
+}
+
+void ring_read(struct ring *ring, struct io_op *op, int fd, void *buf, unsigned len,
+               uint64_t offset)
+{
+	struct io_uring_sqe *sqe = op_start(ring, op);
+
+	io_uring_prep_read(sqe, fd, buf, len, offset);
+	io_uring_sqe_set_data(sqe, op);
+}
+
+void ring_write(struct ring *ring, struct io_op *op, int fd, const void *buf, unsigned len,
+                uint64_t offset)
+{
+	struct io_uring_sqe *sqe = op_start(ring, op);
+
+	io_uring_prep_write(sqe, fd, buf, len, offset);
+	io_uring_sqe_set_data(sqe, op);
+}
+
+void ring_poll(struct ring *ring, struct io_op *op, int fd, unsigned events)
+{
+	struct io_uring_sqe *sqe = op_start(ring, op);
+
+	io_uring_prep_poll_add(sqe, fd, events);
+	io_uring_sqe_set_data(sqe, op);
+}
+
+void ring_timeout(struct ring *ring, struct io_timer *timer, uint64_t nsec)
+{
+	struct io_uring_sqe *sqe = op_start(ring, &timer->op);
+
+	timer->ts.tv_sec = (int64_t)(nsec / 1000000000);
+	timer->ts.tv_nsec = (long long)(nsec % 1000000000);
+	io_uring_prep_timeout(sqe, &timer->ts, 0, 0);
+	io_uring_sqe_set_data(sqe, &timer->op);
+}
+
+void ring_cancel(struct ring *ring, struct io_op *op)
+{
+	struct io_uring_sqe *sqe = sqe_get(ring);
+
+	ring->cancels++;
+	io_uring_prep_cancel(sqe, op, 0);
+	io_uring_sqe_set_data(sqe, NULL);
+}
+
+static void watch_start(struct io_watch *watch)
+{
+	ring_read(watch->ring, &watch->op, watch->fd, &watch->count, sizeof(watch->count),
+	          (uint64_t)-1);
+}
+
+static void watch_done(struct io_op *op, int res)
+{
+	struct io_watch *watch = container_of(op, struct io_watch, op);
+
+	if (res == -ECANCELED) {
+		watch->ring = NULL;
+		return;
+	}
+	assert(res == sizeof(watch->count));
+	watch_start(watch);
+	watch->woken(watch);
+}
+
+void ring_watch(struct ring *ring, struct io_watch *watch, int fd,
+                void (*woken)(struct io_watch *watch))
+{
+	watch->op.done = watch_done;
+	watch->woken = woken;
+	watch->ring = ring;
+	watch->fd = fd;
+	watch_start(watch);
+}
+
+void ring_unwatch(struct io_watch *watch)
+{
+	struct ring *ring = watch->ring;
+
+	while (watch->ring) {
+		ring_cancel(ring, &watch->op);
+		ring_step(ring);
+	}
+}
+
+void ring_batch_end(struct ring *ring, struct ring_hook *hook)
+{
+	if (hook->queued)
+		return;
+	hook->queued = true;
+	hook->next = ring->hooks;
+	ring->hooks = hook;
+}
+
+void ring_step(struct ring *ring)
+{
+	enter(ring, list_empty(&ring->reaped) ? 1 : 0);
+
+	while (!list_empty(&ring->reaped)) {
+		struct io_op *op = ring->reaped.next;
+
+		list_remove(op);
+		op->done(op, ring->closing ? -ECANCELED : op->res);
+	}
+	while (ring->hooks) {
+		struct ring_hook *hook = ring->hooks;
+
+		ring->hooks = hook->next;
+		hook->queued = false;
+		hook->run(hook);
+	}
+}
+
+void ring_run(struct ring *ring, const bool *stop)
+{
+	while (!*stop)
+		ring_step(ring);
+}
+
+/* A cancellation may miss an operation between two queues of the kernel: ask until none is left. */
+void ring_fini(struct ring *ring)
+{
+	const struct timespec pause = { .tv_nsec = 1000000 };
+
+	ring->closing = true;
+	while (ring->in_flight || ring->cancels || !list_empty(&ring->reaped)) {
+		for (unsigned n = ring->in_flight; n && !list_empty(&ring->started); n--) {
+			struct io_op *op = ring->started.next;
+
+			list_remove(op);
+			list_append(&ring->started, op);
+			ring_cancel(ring, op);
+		}
+		do
+			ring_step(ring);
+		while (ring->cancels);
+		if (ring->in_flight)
+			nanosleep(&pause, NULL);
+	}
+	io_uring_queue_exit(&ring->uring);
+}

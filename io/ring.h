@@ -1,0 +1,140 @@
+/*
+ * The ring: the one io_uring of the process, through which the main thread waits for everything.
+ *
+ * Main thread only, from ring_init to ring_fini. Other threads wake it by writing an eventfd that a
+ * ring_watch() reads.
+ *
+ * An operation is a struct io_op inside the caller's own struct. Starting one only queues it; a
+ * batch is:
+ *
+ *   io_uring_enter (submits what was queued, waits) -> done() of every completion -> hooks
+ *
+ * so all that a batch queues leaves in the next batch's one system call, and done() never runs
+ * inside the call that started an operation. done() runs exactly once for each start; from start to
+ * done() the operation and its buffer belong to the kernel; in done() they are the caller's again and
+ * may be used anew.
+ */
+#ifndef IO_RING_H
+#define IO_RING_H
+
+#include <liburing.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define RING_ENTRIES 256 /* SQEs: what kring gives its ring */
+
+#define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
+
+struct io_op {
+	void (*done)(struct io_op *op, int res); /* @res: as the system call, or -errno */
+
+	/* The ring's own while started. */
+	struct io_op *next;
+	struct io_op *prev;
+	int res;
+};
+
+struct io_timer {
+	struct io_op op; /* ends with -ETIME when the time is over */
+	struct __kernel_timespec ts;
+};
+
+/* An eventfd that is read again each time it was written. */
+struct io_watch {
+	struct io_op op;
+	void (*woken)(struct io_watch *watch);
+	struct ring *ring;
+	int fd;
+	uint64_t count;
+};
+
+/* Called once, at the end of the batch in which it was added. Starts zeroed but for @run. */
+struct ring_hook {
+	void (*run)(struct ring_hook *hook);
+	struct ring_hook *next;
+	bool queued;
+};
+
+struct ring {
+	struct io_uring uring;
+	struct io_op started; /* list heads: with the kernel */
+	struct io_op reaped;  /* and back, done() still to be called */
+	struct ring_hook *hooks;
+	unsigned in_flight; /* how many are started */
+	unsigned cancels;   /* ring_cancel()s that the kernel has not answered */
+	bool closing;
+
+	uint64_t enters; /* since ring_init: system calls, */
+	uint64_t sqes;   /* entries queued, */
+	uint64_t cqes;   /* entries reaped */
+};
+
+struct ring_name {
+	unsigned value;
+	const char *name; /* NULL ends a table */
+};
+
+extern const struct ring_name ring_setup_flags[]; /* wanted; the newest first */
+extern const struct ring_name ring_opcodes[];     /* needed; the ring is restricted to them */
+
+/*
+ * Set up a ring of @entries SQEs (a power of two), with as many of ring_setup_flags as this kernel
+ * has. Any number of operations may be in flight.
+ * Returns 0 or -errno, which ring_explain() puts in words.
+ */
+int ring_init(struct ring *ring, unsigned entries);
+
+/* The same with no flags but @flags (IORING_SETUP_*): how older kernels are tested. */
+int ring_init_flags(struct ring *ring, unsigned entries, unsigned flags);
+
+/*
+ * Cancel all that is in flight, wait until nothing is, and give the ring back. Whatever became of
+ * it, each operation is done() with -ECANCELED, on which nothing may be started any more.
+ */
+void ring_fini(struct ring *ring);
+
+/* What @err, from ring_init, means and what to do about it: one line without a full stop. */
+const char *ring_explain(int err);
+
+/* The sysctl kernel.io_uring_disabled: 0, 1 or 2; -1 where it is missing (before Linux 6.6). */
+int ring_disabled(void);
+
+/*
+ * Start an operation, op->done being set. Offsets, lengths and buffers are those of pread(2) and
+ * pwrite(2); @offset -1 is the file's own position, and the one for pipes, terminals and sockets.
+ * A file with O_NONBLOCK may give -EAGAIN.
+ */
+void ring_read(struct ring *ring, struct io_op *op, int fd, void *buf, unsigned len,
+               uint64_t offset);
+void ring_write(struct ring *ring, struct io_op *op, int fd, const void *buf, unsigned len,
+                uint64_t offset);
+
+/* Wait for @events (POLL*) once; the result is the events that are there. */
+void ring_poll(struct ring *ring, struct io_op *op, int fd, unsigned events);
+
+void ring_timeout(struct ring *ring, struct io_timer *timer, uint64_t nsec);
+
+/* Ask for @op, which is started, to end soon; its done() gets -ECANCELED, -EINTR or its result. */
+void ring_cancel(struct ring *ring, struct io_op *op);
+
+/* Call woken() after each write to the eventfd @fd (without EFD_NONBLOCK), until ring_fini. */
+void ring_watch(struct ring *ring, struct io_watch *watch, int fd,
+                void (*woken)(struct io_watch *watch));
+
+/*
+ * End a watch before ring_fini: when this returns, woken() is not called any more and @fd may be
+ * closed. Not from within a handler: it runs batches until the kernel has let go.
+ */
+void ring_unwatch(struct io_watch *watch);
+
+/* Run @hook at the end of this batch; adding it twice is adding it once. */
+void ring_batch_end(struct ring *ring, struct ring_hook *hook);
+
+/* One batch: submit, wait for a completion or a signal, call done() for all that has completed. */
+void ring_step(struct ring *ring);
+
+/* Batches until a handler has set @stop. */
+void ring_run(struct ring *ring, const bool *stop);
+
+#endif
