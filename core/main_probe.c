@@ -39,7 +39,7 @@ static void report_string(const char *text)
 }
 
 __attribute__((format(printf, 3, 4))) static void fact_text(struct report *report, const char *key,
-							    const char *format, ...)
+                                                            const char *format, ...)
 {
 	char text[512];
 	va_list args;
@@ -62,7 +62,7 @@ static void fact_number(struct report *report, const char *key, double number)
 
 /* A list of words; @n of them, those for which @has says so. */
 static void fact_words(struct report *report, const char *key, size_t n,
-		       const char *(*word)(const void *arg, size_t i), const void *arg)
+                       const char *(*word)(const void *arg, size_t i), const void *arg)
 {
 	const char *comma = "";
 
@@ -125,7 +125,7 @@ static size_t table_len(const struct ring_name *table)
 }
 
 static void fact_bits(struct report *report, const char *key, const struct ring_name *table,
-		      uint64_t bits, const char *(*word)(const void *arg, size_t i))
+                      uint64_t bits, const char *(*word)(const void *arg, size_t i))
 {
 	struct named_bits named = { table, bits };
 
@@ -159,14 +159,15 @@ static void report_kvm(struct report *report, const struct kvm_probe *kvm, const
 			fact_number(report, key, kvm->cap[i]);
 		}
 	fact_text(report, "cpu", "%s family %u model %u stepping %u %s", kvm->cpu.vendor,
-		  kvm->cpu.family, kvm->cpu.model, kvm->cpu.stepping, kvm->cpu.brand);
+	          kvm->cpu.family, kvm->cpu.model, kvm->cpu.stepping, kvm->cpu.brand);
 	fact_words(report, "cpu_flags", PROBE_CPU_FLAGS, cpu_flag_word, &kvm->cpu);
 }
 
 static void report_host(struct report *report, const struct probe *host)
 {
 	fact_text(report, "kernel", "%s", host->uname.release);
-	fact_text(report, "io_uring", "%s", host->ring.error ? ring_explain(host->ring.error) : "yes");
+	fact_text(report, "io_uring", "%s",
+	          host->ring.error ? ring_explain(host->ring.error) : "yes");
 	fact_bits(report, "io_uring_setup", ring_setup_flags, host->ring.setup, bit_word);
 	fact_bits(report, "io_uring_features", probe_features, host->ring.features, bit_word);
 	fact_bits(report, "io_uring_opcodes", ring_opcodes, host->ring.opcodes, opcode_word);
@@ -176,7 +177,7 @@ static void report_host(struct report *report, const struct probe *host)
 		fact_text(report, "memlock", "unlimited");
 	else
 		fact_text(report, "memlock", "%lluk",
-			  (unsigned long long)host->memlock.rlim_cur >> 10);
+		          (unsigned long long)host->memlock.rlim_cur >> 10);
 	fact_text(report, "huge_pages", "%s", *host->huge.enabled ? host->huge.enabled : "none");
 	fact_number(report, "huge_pages_reserved", (double)host->huge.total);
 	fact_number(report, "huge_pages_free", (double)host->huge.free);

@@ -52,8 +52,63 @@ static int kvm_open(const char *dev, char why[WHY_MAX])
 	return fd;
 }
 
-/* The PC's chips that KVM emulates itself. */
-static int chips_init(int fd, const struct vm_config *config, const char **step)
+int vm_init(struct vm *vm, const char *dev, char why[WHY_MAX])
+{
+	const char *step = "KVM_CREATE_VM";
+	int size, err;
+
+	*vm = (struct vm){ .kvm_fd = -1, .fd = -1 };
+	vm->kvm_fd = kvm_open(dev, why);
+	if (vm->kvm_fd < 0)
+		return vm->kvm_fd;
+
+	do
+		vm->fd = ioctl(vm->kvm_fd, KVM_CREATE_VM, 0); /* 4.2 */
+	while (vm->fd < 0 && errno == EINTR);
+	if (vm->fd < 0)
+		goto fail;
+
+	step = "KVM_GET_VCPU_MMAP_SIZE";
+	size = ioctl(vm->kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0); /* 4.5 */
+	if (size < 0)
+		goto fail;
+	vm->run_size = (size_t)size;
+	return 0;
+
+fail:
+	err = -errno;
+	snprintf(why, WHY_MAX, "%s: %s: %s; `kring probe` tells what this KVM can do", dev, step,
+	         strerror(-err));
+	vm_fini(vm);
+	return err;
+}
+
+void vm_fini(struct vm *vm)
+{
+	if (vm->fd >= 0)
+		close(vm->fd);
+	if (vm->kvm_fd >= 0)
+		close(vm->kvm_fd);
+	*vm = (struct vm){ .kvm_fd = -1, .fd = -1 };
+}
+
+int vm_map(struct vm *vm, gpa_t gpa, void *host, uint64_t len, bool read_only)
+{
+	struct kvm_userspace_memory_region slot = {
+		.slot = vm->nslots,
+		.flags = read_only ? KVM_MEM_READONLY : 0,
+		.guest_phys_addr = gpa,
+		.memory_size = len,
+		.userspace_addr = (uintptr_t)host,
+	};
+
+	if (ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &slot) < 0) /* 4.35 */
+		return -errno;
+	vm->nslots++;
+	return 0;
+}
+
+static int add_chips(int fd, const struct vm_config *config, const char **step)
 {
 	uint64_t identity_map = config->identity_map;
 	struct kvm_pit_config pit = { .flags = KVM_PIT_SPEAKER_DUMMY };
@@ -73,73 +128,13 @@ static int chips_init(int fd, const struct vm_config *config, const char **step)
 	return 0;
 }
 
-int vm_init(struct vm *vm, const struct vm_config *config, const char *dev, char why[WHY_MAX])
+int vm_add_chips(struct vm *vm, const struct vm_config *config, char why[WHY_MAX])
 {
-	const char *step = "KVM_CREATE_VM";
-	int err, size;
+	const char *step;
+	int err = add_chips(vm->fd, config, &step);
 
-	*vm = (struct vm){ .kvm_fd = -1, .fd = -1 };
-	vm->kvm_fd = kvm_open(dev, why);
-	if (vm->kvm_fd < 0)
-		return vm->kvm_fd;
-
-	do
-		vm->fd = ioctl(vm->kvm_fd, KVM_CREATE_VM, 0); /* 4.2 */
-	while (vm->fd < 0 && errno == EINTR);
-	if (vm->fd < 0) {
-		err = -errno;
-		goto fail;
-	}
-
-	err = chips_init(vm->fd, config, &step);
 	if (err)
-		goto fail;
-
-	step = "KVM_GET_VCPU_MMAP_SIZE";
-	size = ioctl(vm->kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0); /* 4.5 */
-	if (size < (int)sizeof(struct kvm_run)) {
-		err = size < 0 ? -errno : -ENOTSUP;
-		goto fail;
-	}
-	vm->run_size = (size_t)size;
-	return 0;
-
-fail:
-	snprintf(why, WHY_MAX, "%s: %s: %s; `kring probe` tells what this KVM can do", dev, step,
-	         strerror(-err));
-	vm_fini(vm);
+		snprintf(why, WHY_MAX, "%s: %s; `kring probe` tells what this KVM can do", step,
+		         strerror(-err));
 	return err;
-}
-
-void vm_fini(struct vm *vm)
-{
-	if (vm->fd >= 0)
-		close(vm->fd);
-	if (vm->kvm_fd >= 0)
-		close(vm->kvm_fd);
-	*vm = (struct vm){ .kvm_fd = -1, .fd = -1 };
-}
-
-static int slot_set(struct vm *vm, const struct mem_region *region)
-{
-	struct kvm_userspace_memory_region slot = {
-		.slot = vm->nslots,
-		.guest_phys_addr = region->gpa,
-		.memory_size = region->len,
-		.userspace_addr = (uintptr_t)region->host,
-	};
-
-	if (!region->len)
-		return 0;
-	if (ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &slot) < 0) /* 4.35 */
-		return -errno;
-	vm->nslots++;
-	return 0;
-}
-
-int vm_set_memory(struct vm *vm, const struct mem *mem)
-{
-	int err = slot_set(vm, &mem->low);
-
-	return err ? err : slot_set(vm, &mem->high);
 }

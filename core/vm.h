@@ -6,6 +6,7 @@
 #ifndef CORE_VM_H
 #define CORE_VM_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "core/memory.h"
@@ -25,13 +26,24 @@ struct vm_config {
 };
 
 /*
- * Open the KVM device @dev and make a VM with PIC, IOAPIC, PIT and local APICs in the kernel.
+ * Open the KVM device @dev and make an empty VM.
  * Returns 0, or -errno and @why says what failed and what to do.
  */
-int vm_init(struct vm *vm, const struct vm_config *config, const char *dev, char why[WHY_MAX]);
+int vm_init(struct vm *vm, const char *dev, char why[WHY_MAX]);
 void vm_fini(struct vm *vm);
 
-/* Hand guest RAM to KVM. Returns 0 or -errno. */
-int vm_set_memory(struct vm *vm, const struct mem *mem);
+/*
+ * Show @len bytes at @host (both page-aligned) to the guest at @gpa, writable or for reading alone:
+ * then writes are exits. Before vm_add_chips(). Returns 0 or -errno.
+ */
+int vm_map(struct vm *vm, gpa_t gpa, void *host, uint64_t len, bool read_only);
+
+/*
+ * PIC, IOAPIC, PIT and local APICs, in the kernel. Returns 0, or -errno and @why.
+ *
+ * A memory slot that is changed after this waits for the kernel's readers of the interrupt routes:
+ * 6 to 10 ms against 0.03 ms, measured on Linux 6.18.
+ */
+int vm_add_chips(struct vm *vm, const struct vm_config *config, char why[WHY_MAX]);
 
 #endif

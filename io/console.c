@@ -304,10 +304,11 @@ static size_t input_keys(struct console *console, size_t n)
 
 static void input_offer(struct console *console)
 {
-	if (console->in_head < console->in_end)
-		console->in_head += console->ops->input(console->arg,
-		                                        console->in + console->in_head,
-		                                        console->in_end - console->in_head);
+	size_t n = console->in_end - console->in_head;
+
+	if (n)
+		console->in_head +=
+		        console->ops->input(console->arg, console->in + console->in_head, n);
 	if (console->in_head == console->in_end)
 		input_next(console);
 }
@@ -333,7 +334,7 @@ void console_resume_input(struct console *console)
 	eventfd_write(console->wake_fd, 1);
 }
 
-static void woken(struct io_watch *watch)
+static void console_woken(struct io_watch *watch)
 {
 	struct console *console = container_of(watch, struct console, wake);
 
@@ -377,7 +378,7 @@ int console_init(struct console *console, struct ring *ring, const char *where,
 	signal(SIGPIPE, SIG_IGN);
 	if (console->tty)
 		signal(SIGTTIN, SIG_IGN);
-	ring_watch(ring, &console->wake, console->wake_fd, woken);
+	ring_watch(ring, &console->wake, console->wake_fd, console_woken);
 	if (stdio)
 		input_next(console);
 	return 0;

@@ -3,8 +3,9 @@
  *
  * Output: console_write() puts bytes into a buffer, the I/O thread lets them gather for a
  * millisecond and writes them in one piece. A full buffer refuses bytes; drained() tells when there
- * is room again. Once nobody can read it any more (EPIPE, EIO, ENOSPC) the output is discarded, with
- * one warning.
+ * is room again. Once nobody can read it any more (EPIPE, EIO, ENOSPC) the output is discarded,
+ * with one warning.
+ *
  * Input: bytes are offered to input(); what it does not take is kept and offered again after
  * console_resume_input(), and meanwhile nothing is read. Nothing is lost and nothing is changed,
  * but the keys that begin with Ctrl-a when standard input is a terminal.
@@ -73,9 +74,9 @@ struct console {
 
 /*
  * Open the console: @where is "stdio", "none" (no input, output discarded) or the name of a file to
- * create for the output (no input). The callbacks run from the next ring batch on. A terminal is put
- * into raw mode, unless kring is in the background: then the terminal is not touched until kring is
- * in the foreground. SIGPIPE, and with a terminal SIGTTIN, are ignored from here on.
+ * create for the output (no input). The callbacks run from the next ring batch on. A terminal is
+ * put into raw mode, unless kring is in the background: then the terminal is not touched until
+ * kring is in the foreground. SIGPIPE, and with a terminal SIGTTIN, are ignored from here on.
  * Returns 0 or -errno and nothing is held.
  */
 int console_init(struct console *console, struct ring *ring, const char *where,

@@ -16,31 +16,22 @@
 #define THP   "/sys/kernel/mm/transparent_hugepage/"
 #define PAGES "/sys/kernel/mm/hugepages/hugepages-2048kB/"
 
+#define FEAT(feature) IORING_FEAT_##feature, #feature
+#define TAP(flag)     IFF_##flag, #flag
+
 const struct ring_name probe_features[] = {
-	{ IORING_FEAT_SINGLE_MMAP,     "SINGLE_MMAP"     },
-	{ IORING_FEAT_NODROP,          "NODROP"          },
-	{ IORING_FEAT_SUBMIT_STABLE,   "SUBMIT_STABLE"   },
-	{ IORING_FEAT_RW_CUR_POS,      "RW_CUR_POS"      },
-	{ IORING_FEAT_CUR_PERSONALITY, "CUR_PERSONALITY" },
-	{ IORING_FEAT_FAST_POLL,       "FAST_POLL"       },
-	{ IORING_FEAT_POLL_32BITS,     "POLL_32BITS"     },
-	{ IORING_FEAT_SQPOLL_NONFIXED, "SQPOLL_NONFIXED" },
-	{ IORING_FEAT_EXT_ARG,         "EXT_ARG"         },
-	{ IORING_FEAT_NATIVE_WORKERS,  "NATIVE_WORKERS"  },
-	{ IORING_FEAT_RSRC_TAGS,       "RSRC_TAGS"       },
-	{ IORING_FEAT_CQE_SKIP,        "CQE_SKIP"        },
-	{ IORING_FEAT_LINKED_FILE,     "LINKED_FILE"     },
-	{ 0,                           NULL              },
+	{ FEAT(SINGLE_MMAP) },     { FEAT(NODROP) },
+	{ FEAT(SUBMIT_STABLE) },   { FEAT(RW_CUR_POS) },
+	{ FEAT(CUR_PERSONALITY) }, { FEAT(FAST_POLL) },
+	{ FEAT(POLL_32BITS) },     { FEAT(SQPOLL_NONFIXED) },
+	{ FEAT(EXT_ARG) },         { FEAT(NATIVE_WORKERS) },
+	{ FEAT(RSRC_TAGS) },       { FEAT(CQE_SKIP) },
+	{ FEAT(LINKED_FILE) },     { 0 },
 };
 
 const struct ring_name probe_tap_flags[] = {
-	{ IFF_TAP,         "TAP"         },
-	{ IFF_NO_PI,       "NO_PI"       },
-	{ IFF_VNET_HDR,    "VNET_HDR"    },
-	{ IFF_MULTI_QUEUE, "MULTI_QUEUE" },
-	{ IFF_NAPI,        "NAPI"        },
-	{ IFF_NAPI_FRAGS,  "NAPI_FRAGS"  },
-	{ 0,               NULL          },
+	{ TAP(TAP) },        { TAP(NO_PI) }, { TAP(VNET_HDR) }, { TAP(MULTI_QUEUE) }, { TAP(NAPI) },
+	{ TAP(NAPI_FRAGS) }, { 0 },
 };
 
 static void probe_ring(struct probe_ring *probe)

@@ -16,21 +16,19 @@
  */
 #define CQ_FACTOR 4
 
+#define SETUP(flag) IORING_SETUP_##flag, #flag
+#define OP(op)      IORING_OP_##op, #op
+
 const struct ring_name ring_setup_flags[] = {
-	{ IORING_SETUP_DEFER_TASKRUN, "DEFER_TASKRUN" }, /* 6.1; needs SINGLE_ISSUER */
-	{ IORING_SETUP_SINGLE_ISSUER, "SINGLE_ISSUER" }, /* 6.0 */
-	{ IORING_SETUP_COOP_TASKRUN,  "COOP_TASKRUN"  }, /* 5.19 */
-	{ IORING_SETUP_SUBMIT_ALL,    "SUBMIT_ALL"    }, /* 5.18 */
-	{ 0,                          NULL            },
+	{ SETUP(DEFER_TASKRUN) }, /* 6.1; needs SINGLE_ISSUER */
+	{ SETUP(SINGLE_ISSUER) }, /* 6.0 */
+	{ SETUP(COOP_TASKRUN) },  /* 5.19 */
+	{ SETUP(SUBMIT_ALL) },    /* 5.18 */
+	{ 0 },
 };
 
 const struct ring_name ring_opcodes[] = {
-	{ IORING_OP_READ,         "READ"         },
-	{ IORING_OP_WRITE,        "WRITE"        },
-	{ IORING_OP_POLL_ADD,     "POLL_ADD"     },
-	{ IORING_OP_TIMEOUT,      "TIMEOUT"      },
-	{ IORING_OP_ASYNC_CANCEL, "ASYNC_CANCEL" },
-	{ 0,                      NULL           },
+	{ OP(READ) }, { OP(WRITE) }, { OP(POLL_ADD) }, { OP(TIMEOUT) }, { OP(ASYNC_CANCEL) }, { 0 },
 };
 
 #define OPCODES_N (sizeof(ring_opcodes) / sizeof(ring_opcodes[0]) - 1)
@@ -71,19 +69,21 @@ static int check_opcodes(struct io_uring *uring)
 	return err;
 }
 
-/* From here on the kernel refuses any other opcode, and any registration but giving back the fd. */
-static int restrict_opcodes(struct io_uring *uring)
+/*
+ * Once the ring is enabled, the kernel refuses any other opcode, and any registration but, where
+ * @fd_registered (kernels before 5.18 do not know it), giving the descriptor back.
+ */
+static int restrict_opcodes(struct io_uring *uring, bool fd_registered)
 {
-	struct io_uring_restriction allowed[OPCODES_N + 1] = {
-		[OPCODES_N] = { .opcode = IORING_RESTRICTION_REGISTER_OP,
-		                .register_op = IORING_UNREGISTER_RING_FDS },
-	};
+	struct io_uring_restriction allowed[OPCODES_N + 1] = { 0 };
 
 	for (unsigned i = 0; i < OPCODES_N; i++) {
 		allowed[i].opcode = IORING_RESTRICTION_SQE_OP;
 		allowed[i].sqe_op = (uint8_t)ring_opcodes[i].value;
 	}
-	return io_uring_register_restrictions(uring, allowed, OPCODES_N + 1);
+	allowed[OPCODES_N].opcode = IORING_RESTRICTION_REGISTER_OP;
+	allowed[OPCODES_N].register_op = IORING_UNREGISTER_RING_FDS;
+	return io_uring_register_restrictions(uring, allowed, OPCODES_N + fd_registered);
 }
 
 int ring_init_flags(struct ring *ring, unsigned entries, unsigned flags)
@@ -102,11 +102,12 @@ int ring_init_flags(struct ring *ring, unsigned entries, unsigned flags)
 		return err;
 
 	err = check_opcodes(&ring->uring);
-	if (!err)
-		err = restrict_opcodes(&ring->uring);
 	if (err)
 		goto exit;
-	io_uring_register_ring_fd(&ring->uring); /* 5.18; only a saving */
+	/* A registered descriptor saves its look-up at each system call. */
+	err = restrict_opcodes(&ring->uring, io_uring_register_ring_fd(&ring->uring) == 1);
+	if (err)
+		goto exit;
 	err = io_uring_enable_rings(&ring->uring);
 	if (err)
 		goto exit;

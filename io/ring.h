@@ -11,8 +11,8 @@
  *
  * so all that a batch queues leaves in the next batch's one system call, and done() never runs
  * inside the call that started an operation. done() runs exactly once for each start; from start to
- * done() the operation and its buffer belong to the kernel; in done() they are the caller's again and
- * may be used anew.
+ * done() the operation and its buffer belong to the kernel; in done() they are the caller's again
+ * and may be used anew.
  */
 #ifndef IO_RING_H
 #define IO_RING_H

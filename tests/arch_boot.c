@@ -297,7 +297,7 @@ static void automatic_choice(void **state)
 	assert_refused(&b, 128 * MIB, -EINVAL, b.kernel, "has no linux64 entry");
 
 	bz_build(&bz);
-	lie_tell(&bz, &(struct lie){ NULL, BZ_HDR(xloadflags), 0 });
+	lie_tell(&bz, &(struct lie)BZ_LIE(NULL, xloadflags, 0));
 	put(b.kernel, &bz, sizeof(bz));
 	b.config.protocol = BOOT_AUTO;
 	assert_int_equal(load(&b, 128 * MIB), 0);
@@ -358,16 +358,16 @@ static void initrd_limit_of_the_kernel(void **state)
 
 	(void)state;
 	bz_build(&file);
-	lie_tell(&file, &(struct lie){ NULL, BZ_HDR(initrd_addr_max), 32 * MIB - 1 });
+	lie_tell(&file, &(struct lie)BZ_LIE(NULL, initrd_addr_max, 32 * MIB - 1));
 	bench_init(&b, &file, sizeof(file));
 	assert_int_equal(load(&b, 128 * MIB), 0);
 	assert_int_equal(zero_page(&b)->hdr.ramdisk_image, 32 * MIB - 4096);
 
-	lie_tell(&file, &(struct lie){ NULL, BZ_HDR(initrd_addr_max), 0 });
+	lie_tell(&file, &(struct lie)BZ_LIE(NULL, initrd_addr_max, 0));
 	put(b.kernel, &file, sizeof(file));
 	assert_refused(&b, 128 * MIB, -ENOMEM, b.initrd, "0 KiB are free");
 
-	lie_tell(&file, &(struct lie){ NULL, BZ_HDR(initrd_addr_max), 0xffffffff });
+	lie_tell(&file, &(struct lie)BZ_LIE(NULL, initrd_addr_max, 0xffffffff));
 	put(b.kernel, &file, sizeof(file));
 	assert_int_equal(load(&b, 6 * GIB), 0);
 	assert_int_equal(zero_page(&b)->hdr.ramdisk_image, 3 * GIB - 4096);
@@ -392,7 +392,7 @@ static void cmdline_limit(void **state)
 
 	/* A kernel that promises to take more than there is room for. */
 	bz_build(&file);
-	lie_tell(&file, &(struct lie){ NULL, BZ_HDR(cmdline_size), 0xffffffff });
+	lie_tell(&file, &(struct lie)BZ_LIE(NULL, cmdline_size, 0xffffffff));
 	put(b.kernel, &file, sizeof(file));
 	b.config.cmdline = text + 1;
 	assert_int_equal(load(&b, 128 * MIB), 0);

@@ -73,7 +73,7 @@ static void no_64_bit_entry(void **state)
 
 	(void)state;
 	bz_build(&file);
-	lie_tell(&file, &(struct lie){ NULL, BZ_HDR(xloadflags), 0 });
+	lie_tell(&file, &(struct lie)BZ_LIE(NULL, xloadflags, 0));
 	assert_int_equal(parse(&image, &file, sizeof(file), sizeof(file)), 0);
 	assert_int_equal(image.entry[BOOT_LINUX64], 0);
 	assert_int_equal(image.entry[BOOT_LINUX32], 16 * MIB);
@@ -103,40 +103,40 @@ static void truncated_at_every_byte(void **state)
 static void lies(void **state)
 {
 	static const struct lie lies[] = {
-		{"boot flag",		                                BZ_HDR(boot_flag),        0xaa54            },
-		{ "jump",		                                    BZ_HDR(jump),             0x6ae9            },
-		{ "setup header ends at 0x301, beyond 0x290",                BZ_HDR(jump),             0xffeb            },
-		{ "setup header ends at 0x291, beyond 0x290",                BZ_HDR(jump),             0x8feb            },
-		{ NULL,		                                      BZ_HDR(jump),             0x66eb            },
-		{ "setup header ends at 0x267, too short for protocol 2.15", BZ_HDR(jump),             0x65eb            },
-		{ "boot protocol 0.00 is too old",                           BZ_HDR(jump),             0x00eb            },
-		{ "neither",		                                 BZ_HDR(header),           0x53726449        },
-		{ "boot protocol 2.11 is too old",                           BZ_HDR(version),          0x20b             },
-		{ NULL,		                                      BZ_HDR(version),          0x20c             },
-		{ NULL,		                                      BZ_HDR(version),          0x2ff             },
-		{ "zImage",		                                  BZ_HDR(loadflags),        0                 },
-		{ "headers promise 3584",                                    BZ_HDR(setup_sects),      0 /* means 4 */   },
-		{ "truncated",		                               BZ_HDR(setup_sects),      2                 },
-		{ "truncated",		                               BZ_HDR(setup_sects),      255               },
-		{ "truncated",		                               BZ_HDR(syssize),          BZ_KERNEL / 16 + 1},
-		{ "truncated",		                               BZ_HDR(syssize),          0xffffffff        },
-		{ "payload ends at 0x300 of 0x2f0 bytes",                    BZ_HDR(syssize),          0x2f              },
-		{ "payload",		                                 BZ_HDR(syssize),          0                 },
-		{ "payload",		                                 BZ_HDR(payload_offset),   0x201             },
-		{ "payload",		                                 BZ_HDR(payload_offset),   0xffffff00        },
-		{ "payload",		                                 BZ_HDR(payload_length),   0xffffffff        },
-		{ "init_size",		                               BZ_HDR(init_size),        0                 },
-		{ "init_size",		                               BZ_HDR(init_size),        BZ_KERNEL - 1     },
-		{ NULL,		                                      BZ_HDR(init_size),        BZ_KERNEL         },
-		{ "pref_address",		                            BZ_HDR(init_size),        0xffffffff        },
-		{ "kernel_alignment",		                        BZ_HDR(kernel_alignment), 0                 },
-		{ "kernel_alignment",		                        BZ_HDR(kernel_alignment), 0x300000          },
-		{ "kernel_alignment",		                        BZ_HDR(kernel_alignment), 0x80000000        },
-		{ "kernel_alignment",		                        BZ_HDR(pref_address),     16 * MIB + 1      },
-		{ "between 1 MiB and 4 GiB",                                 BZ_HDR(pref_address),     0                 },
-		{ "between 1 MiB and 4 GiB",                                 BZ_HDR(pref_address),     0xffe00000        },
-		{ "between 1 MiB and 4 GiB",                                 BZ_HDR(pref_address),     0xffffffffffe00000},
-		{ NULL,		                                      BZ_HDR(pref_address),     0xffa00000        },
+		BZ_LIE("boot flag", boot_flag, 0xaa54),
+		BZ_LIE("jump", jump, 0x6ae9),
+		BZ_LIE("setup header ends at 0x301, beyond 0x290", jump, 0xffeb),
+		BZ_LIE("setup header ends at 0x291, beyond 0x290", jump, 0x8feb),
+		BZ_LIE(NULL, jump, 0x66eb),
+		BZ_LIE("setup header ends at 0x267, too short for protocol 2.15", jump, 0x65eb),
+		BZ_LIE("boot protocol 0.00 is too old", jump, 0x00eb),
+		BZ_LIE("neither", header, 0x53726449),
+		BZ_LIE("boot protocol 2.11 is too old", version, 0x20b),
+		BZ_LIE(NULL, version, 0x20c),
+		BZ_LIE(NULL, version, 0x2ff),
+		BZ_LIE("zImage", loadflags, 0),
+		BZ_LIE("headers promise 3584", setup_sects, 0),
+		BZ_LIE("truncated", setup_sects, 2),
+		BZ_LIE("truncated", setup_sects, 255),
+		BZ_LIE("truncated", syssize, BZ_KERNEL / 16 + 1),
+		BZ_LIE("truncated", syssize, 0xffffffff),
+		BZ_LIE("payload ends at 0x300 of 0x2f0 bytes", syssize, 0x2f),
+		BZ_LIE("payload", syssize, 0),
+		BZ_LIE("payload", payload_offset, 0x201),
+		BZ_LIE("payload", payload_offset, 0xffffff00),
+		BZ_LIE("payload", payload_length, 0xffffffff),
+		BZ_LIE("init_size", init_size, 0),
+		BZ_LIE("init_size", init_size, BZ_KERNEL - 1),
+		BZ_LIE(NULL, init_size, BZ_KERNEL),
+		BZ_LIE("pref_address", init_size, 0xffffffff),
+		BZ_LIE("kernel_alignment", kernel_alignment, 0),
+		BZ_LIE("kernel_alignment", kernel_alignment, 0x300000),
+		BZ_LIE("kernel_alignment", kernel_alignment, 0x80000000),
+		BZ_LIE("kernel_alignment", pref_address, 16 * MIB + 1),
+		BZ_LIE("between 1 MiB and 4 GiB", pref_address, 0),
+		BZ_LIE("between 1 MiB and 4 GiB", pref_address, 0xffe00000),
+		BZ_LIE("between 1 MiB and 4 GiB", pref_address, 0xffffffffffe00000),
+		BZ_LIE(NULL, pref_address, 0xffa00000),
 	};
 	struct bz_file file;
 	struct image image;
@@ -161,10 +161,10 @@ static void kernel_without_room_for_its_64_bit_entry(void **state)
 
 	(void)state;
 	bz_build(&file);
-	lie_tell(&file, &(struct lie){ NULL, BZ_HDR(payload_length), 0 });
-	lie_tell(&file, &(struct lie){ NULL, BZ_HDR(syssize), 0x21 });
+	lie_tell(&file, &(struct lie)BZ_LIE(NULL, payload_length, 0));
+	lie_tell(&file, &(struct lie)BZ_LIE(NULL, syssize, 0x21));
 	assert_int_equal(parse(&image, &file, sizeof(file), sizeof(file)), 0);
-	lie_tell(&file, &(struct lie){ NULL, BZ_HDR(syssize), 0x20 });
+	lie_tell(&file, &(struct lie)BZ_LIE(NULL, syssize, 0x20));
 	assert_int_equal(parse(&image, &file, sizeof(file), sizeof(file)), -ENOEXEC);
 	assert_non_null(strstr(image.refusal, "64-bit entry"));
 }

@@ -32,9 +32,11 @@ struct bz_file {
 	uint8_t kernel[BZ_KERNEL];
 };
 
-#define BZ_HDR(field)                                                                              \
-	(offsetof(struct boot_params, hdr) + offsetof(struct setup_header, field)),                \
-	        sizeof(((struct setup_header *)0)->field)
+#define BZ_LIE(why, field, v)                                                                      \
+	{                                                                                          \
+		.refusal = (why), .offset = offsetof(struct boot_params, hdr.field),               \
+		.width = sizeof(((struct setup_header *)0)->field), .value = (v),                  \
+	}
 
 static inline void bz_build(struct bz_file *file)
 {
@@ -78,7 +80,11 @@ struct elf_file {
 	Elf64_Shdr sections[2];
 };
 
-#define ELF_FIELD(field) offsetof(struct elf_file, field), sizeof(((struct elf_file *)0)->field)
+#define ELF_LIE(why, field, v)                                                                     \
+	{                                                                                          \
+		.refusal = (why), .offset = offsetof(struct elf_file, field),                      \
+		.width = sizeof(((struct elf_file *)0)->field), .value = (v),                      \
+	}
 
 static inline void elf_build(struct elf_file *file)
 {

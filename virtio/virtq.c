@@ -48,6 +48,11 @@ static uint16_t *avail_event(const struct virtq *q)
 	return (uint16_t *)&q->used->ring[q->size];
 }
 
+static bool is_busy(const struct virtq *q, uint16_t head)
+{
+	return q->busy[head / 64] >> head % 64 & 1;
+}
+
 /* Entry @i of a table that may change meanwhile: each field is loaded once. */
 static struct virtq_desc desc_read(const struct virtq_desc *table, unsigned i)
 {
@@ -144,7 +149,7 @@ int virtq_pop(struct virtq *q, struct virtq_chain *chain)
 
 	if (head >= q->size)
 		return -ERANGE;
-	if (q->busy[head / 64] >> head % 64 & 1)
+	if (is_busy(q, head))
 		return -EBUSY;
 
 	int err = chain_read(q, head, chain);
@@ -159,7 +164,7 @@ int virtq_pop(struct virtq *q, struct virtq_chain *chain)
 
 void virtq_push(struct virtq *q, uint16_t head, uint32_t len)
 {
-	assert(head < q->size && q->busy[head / 64] >> head % 64 & 1);
+	assert(head < q->size && is_busy(q, head));
 	q->busy[head / 64] &= ~(1ull << head % 64);
 	q->in_flight--;
 	q->used->ring[q->used_idx++ & (q->size - 1)] = (struct virtq_used_elem){ head, len };

@@ -3,8 +3,8 @@
  *
  * I/O thread only, from virtq_enable to virtq_disable; a queue starts zeroed.
  *
- * A driver and a device pass buffers to and fro through three areas of guest memory, without a lock,
- * because each area has one writer:
+ * A driver and a device pass buffers to and fro through three areas of guest memory, without a
+ * lock, because each area has one writer:
  *
  *   descriptor table   driver   pieces of memory {addr, len, flags, next}, linked into chains
  *   available ring     driver   "please do these": the heads of chains, in the order offered
@@ -141,9 +141,9 @@ struct virtq_chain {
 
 /*
  * Enable a queue of @size entries (a power of two, at most VIRTQ_SIZE_MAX) in the areas at @desc,
- * @driver (available ring) and @device (used ring). Of the negotiated @features the two above count.
- * Size and areas hold until virtq_disable(), as @mem must.
- * Returns 0; -EBUSY (enabled already), -EINVAL (size, alignment), -EFAULT (an area not in RAM).
+ * @driver (available ring) and @device (used ring). Of the negotiated @features the two above
+ * count. Size and areas hold until virtq_disable(), as @mem must. Returns 0; -EBUSY (enabled
+ * already), -EINVAL (size, alignment), -EFAULT (an area not in RAM).
  */
 int virtq_enable(struct virtq *q, const struct mem *mem, uint64_t features, unsigned size,
                  gpa_t desc, gpa_t driver, gpa_t device);

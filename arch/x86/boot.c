@@ -72,7 +72,7 @@ struct pvh_page {
 		uint64_t size;
 		uint32_t type; /* the numbers are e820's */
 		uint32_t reserved;
-	} memmap[8];
+	} memmap[6]; /* as many as e820_fill() makes */
 };
 
 struct file {
@@ -142,7 +142,7 @@ static int file_read(const struct file *file, void *buf, uint64_t len, uint64_t 
 
 static int image_read(const struct file *file, struct image *image)
 {
-	uint8_t buf[IMAGE_HEAD_LEN > IMAGE_NOTES_LEN ? IMAGE_HEAD_LEN : IMAGE_NOTES_LEN];
+	uint8_t buf[IMAGE_HEAD_LEN];
 	size_t len = file->size < IMAGE_HEAD_LEN ? file->size : IMAGE_HEAD_LEN;
 	int err = file_read(file, buf, len, 0);
 
@@ -290,20 +290,24 @@ static int cmdline_write(const struct mem *mem, const char *cmdline, struct imag
 	return 0;
 }
 
+static void e820_add(struct boot_params *zp, gpa_t addr, gpa_t end, uint32_t type)
+{
+	zp->e820_table[zp->e820_entries++] = (struct boot_e820_entry){
+		.addr = addr,
+		.size = end - addr,
+		.type = type,
+	};
+}
+
 static void e820_fill(struct boot_params *zp, const struct mem *mem)
 {
-	const struct boot_e820_entry e820[] = {
-		{0,                    LAYOUT_LOW_RAM_END,                          E820_RAM     },
-		{ LAYOUT_EBDA,         LAYOUT_HIGH_RAM - LAYOUT_EBDA,               E820_RESERVED},
-		{ LAYOUT_HIGH_RAM,     mem->low.len - LAYOUT_HIGH_RAM,              E820_RAM     },
-		{ LAYOUT_ECAM,         LAYOUT_ECAM_LEN,                             E820_RESERVED},
-		{ LAYOUT_IDENTITY_MAP, LAYOUT_TSS + 3 * PAGE - LAYOUT_IDENTITY_MAP, E820_RESERVED},
-		{ mem->high.gpa,       mem->high.len,                               E820_RAM     },
-	};
-	unsigned n = sizeof(e820) / sizeof(e820[0]);
-
-	memcpy(zp->e820_table, e820, sizeof(e820));
-	zp->e820_entries = (uint8_t)(mem->high.len ? n : n - 1);
+	e820_add(zp, 0, LAYOUT_LOW_RAM_END, E820_RAM);
+	e820_add(zp, LAYOUT_EBDA, LAYOUT_HIGH_RAM, E820_RESERVED);
+	e820_add(zp, LAYOUT_HIGH_RAM, mem->low.len, E820_RAM);
+	e820_add(zp, LAYOUT_ECAM, LAYOUT_ECAM + LAYOUT_ECAM_LEN, E820_RESERVED);
+	e820_add(zp, LAYOUT_IDENTITY_MAP, LAYOUT_TSS + 3 * PAGE, E820_RESERVED);
+	if (mem->high.len)
+		e820_add(zp, mem->high.gpa, mem->high.gpa + mem->high.len, E820_RAM);
 }
 
 /* SDM vol. 3 §4.5: the first 4 GiB, each address its own, in pages of 2 MiB. */

@@ -26,7 +26,7 @@ enum boot_protocol {
 #define IMAGE_HEAD_LEN     4096 /* all headers lie in so many bytes */
 #define IMAGE_SEGMENTS_MAX 32
 #define IMAGE_NOTES_MAX    4
-#define IMAGE_NOTES_LEN    4096 /* of one note segment */
+#define IMAGE_NOTES_LEN    IMAGE_HEAD_LEN /* of one note segment: one buffer does for both */
 
 struct image_segment {
 	uint64_t offset; /* in the file */

@@ -148,8 +148,19 @@ static void add_processors(struct table *table, unsigned cpus)
 static void add_ints(struct table *table, uint8_t ioapic_id)
 {
 	static const struct int_entry local[] = {
-		{ENTRY_LOCAL_INT,  INT_EXTINT, FLAGS_CONFORM, BUS_ISA, 0, 0,         0},
-		{ ENTRY_LOCAL_INT, INT_NMI,    FLAGS_CONFORM, BUS_ISA, 0, ALL_APICS, 1},
+		[0] = {
+			.entry_type = ENTRY_LOCAL_INT,
+			.interrupt_type = INT_EXTINT,
+			.source_bus_id = BUS_ISA,
+			.destination_intin = 0, /* LINT0 of the boot processor */
+		},
+		[1] = {
+			.entry_type = ENTRY_LOCAL_INT,
+			.interrupt_type = INT_NMI,
+			.source_bus_id = BUS_ISA,
+			.destination_apic_id = ALL_APICS,
+			.destination_intin = 1,
+		},
 	};
 	struct int_entry entry = {
 		.entry_type = ENTRY_IO_INT,
@@ -181,10 +192,8 @@ static void add_ints(struct table *table, uint8_t ioapic_id)
 
 static void config_write(const struct mem *mem, unsigned cpus)
 {
-	static const struct bus_entry buses[] = {
-		{ENTRY_BUS,  BUS_PCI, { "PCI   " }},
-		{ ENTRY_BUS, BUS_ISA, { "ISA   " }},
-	};
+	static const struct bus_entry pci = { ENTRY_BUS, BUS_PCI, { "PCI   " } };
+	static const struct bus_entry isa = { ENTRY_BUS, BUS_ISA, { "ISA   " } };
 	struct table table = {
 		.base = mem_host(mem, MPTABLE_CONFIG, MPTABLE_CONFIG_END - MPTABLE_CONFIG),
 		.len = sizeof(struct config_header),
@@ -198,8 +207,8 @@ static void config_write(const struct mem *mem, unsigned cpus)
 	};
 
 	add_processors(&table, cpus);
-	add(&table, &buses[0], sizeof(buses[0]));
-	add(&table, &buses[1], sizeof(buses[1]));
+	add(&table, &pci, sizeof(pci));
+	add(&table, &isa, sizeof(isa));
 	add(&table, &ioapic, sizeof(ioapic));
 	add_ints(&table, ioapic.id);
 

@@ -1,5 +1,5 @@
 /*
- * A MC146818A real-time clock (Motorola data sheet, 1988) with a PC's century byte and CMOS memory.
+ * A MC146818A real-time clock (Motorola data sheet) with a PC's century byte and CMOS memory.
  *
  * The clock is the host's plus an offset, which the guest changes by setting the time. While it
  * sets it (SET in register B) the time registers are plain memory.
@@ -13,10 +13,8 @@
  * never raised, and register C tells only of enabled interrupts.
  */
 #include <errno.h>
-#include <limits.h>
 #include <stdbool.h>
 #include <stddef.h>
-#include <string.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
@@ -38,17 +36,15 @@ enum {
 	REG_B,
 	REG_C,
 	REG_D,
-	EXTENDED_64K_LOW = 0x34, /* memory from 16 MiB to 4 GiB in 64 KiB */
-	EXTENDED_64K_HIGH,
 	CENTURY = 0x32,
-	HIGH_64K_LOW = 0x5b, /* memory above 4 GiB in 64 KiB, three bytes */
+	LOW_RAM = 0x34,  /* from 16 MiB to 4 GiB, in 64 KiB: two bytes */
+	HIGH_RAM = 0x5b, /* above 4 GiB, in 64 KiB: three bytes */
 };
 
 #define A_UIP     0x80
 #define A_DEFAULT 0x26 /* 32.768 kHz time base, 1024 Hz rate */
 
 #define B_SET 0x80
-#define B_PIE 0x40
 #define B_AIE 0x20
 #define B_UIE 0x10
 #define B_DM  0x04 /* binary, else BCD */
@@ -234,6 +230,11 @@ static bool is_time(unsigned index)
 	return false;
 }
 
+static bool is_memory(unsigned index)
+{
+	return index > REG_D && index != CENTURY;
+}
+
 static uint8_t reg_read(struct rtc *rtc, unsigned index)
 {
 	bool runs = !(rtc->reg[REG_B] & B_SET);
@@ -275,14 +276,18 @@ static void write_time(struct rtc *rtc, unsigned index, uint8_t value)
 
 static void reg_write(struct rtc *rtc, unsigned index, uint8_t value)
 {
+	if (is_memory(index)) {
+		rtc->reg[index] = value;
+		return;
+	}
 	advance(rtc);
 	if (is_time(index))
 		write_time(rtc, index, value);
-	else if (index == REG_A)
-		rtc->reg[REG_A] = value & (uint8_t)~A_UIP;
 	else if (index == REG_B)
 		write_b(rtc, value);
-	else if (index != REG_C && index != REG_D)
+	else if (index == REG_A)
+		rtc->reg[REG_A] = value & (uint8_t)~A_UIP;
+	else if (index < REG_A)
 		rtc->reg[index] = value;
 	arm(rtc);
 }
@@ -335,20 +340,17 @@ int rtc_init(struct rtc *rtc, const struct irq *irq, uint64_t low, uint64_t high
 		.timer_fd = timerfd_create(CLOCK_REALTIME, TFD_CLOEXEC | TFD_NONBLOCK),
 		.update = NEVER,
 		.alarm = NEVER,
-		.reg = {
-			[REG_A] = A_DEFAULT,
-			[REG_B] = B_24H,
-			[REG_D] = D_VRT,
-			[EXTENDED_64K_LOW] = (uint8_t)extended,
-			[EXTENDED_64K_HIGH] = (uint8_t)(extended >> 8),
-			[HIGH_64K_LOW] = (uint8_t)(high >> 16),
-			[HIGH_64K_LOW + 1] = (uint8_t)(high >> 24),
-			[HIGH_64K_LOW + 2] = (uint8_t)(high >> 32),
-		},
 	};
 	if (rtc->timer_fd < 0)
 		return -errno;
 	pthread_mutex_init(&rtc->lock, NULL);
+	rtc->reg[REG_A] = A_DEFAULT;
+	rtc->reg[REG_B] = B_24H;
+	rtc->reg[REG_D] = D_VRT;
+	for (unsigned i = 0; i < 2; i++)
+		rtc->reg[LOW_RAM + i] = (uint8_t)(extended >> 8 * i);
+	for (unsigned i = 0; i < 3; i++)
+		rtc->reg[HIGH_RAM + i] = (uint8_t)(high >> (16 + 8 * i));
 	latch(rtc);
 	return 0;
 }

@@ -1,7 +1,7 @@
 /*
- * A 16550A (PC16550D data sheet: §8 registers, §8.6 interrupt identification) without a clock: a
- * byte is on the line the moment it is written, and the character time-out is over when a character
- * is there. No line error happens but an overrun in loopback mode.
+ * A 16550A (PC16550D data sheet, "Registers") without a clock: a byte is on the line the moment it
+ * is written, and the character time-out is over when a character is there. No line error happens
+ * but an overrun in loopback mode.
  *
  * Output: what the backend has no room for waits in the FIFO with THRE and TEMT clear, so a driver
  * that minds them loses nothing. Linux's printk minds them for 10000 polls only, then writes. Once
@@ -9,9 +9,10 @@
  * the backend takes something; after that its bytes are dropped and counted, and THRE reads as set
  * where transmitter interrupts are off, lest it go on polling for every byte.
  *
- * Input: one FIFO full at a time. More is asked for when the guest has emptied it, and comes from
- * another thread: so the guest gets out of its interrupt handler, and its tty layer to work, every
- * 16 bytes. Once the guest has used RTS, nothing comes in while it is clear.
+ * Input: one FIFO full at a time; more is asked for when the guest has emptied it. Who is asked
+ * lets the guest run first, as a line of 115200 baud does, which takes 1.4 ms for 16 characters:
+ * else the guest never leaves its interrupt handler, and its tty layer's buffer (64 KiB in
+ * Linux 5.10) runs over. Once the guest has used RTS, nothing comes in while it is clear.
  *
  * A driver that starts loses nothing either: clearing the FIFOs leaves what came from outside or
  * has to go there, and input stays hidden while both FIFOs and receive interrupt are disabled, for
@@ -50,7 +51,7 @@ static struct uart_fifo *rx_fifo(struct uart *uart)
 	return fifo->n && !hidden ? fifo : NULL;
 }
 
-/* MSR's upper half: a peer that is always there, or in loopback mode MCR's lower half (§8.7). */
+/* MSR's upper half: a peer that is always there, or in loopback mode MCR's lower half. */
 static uint8_t modem_lines(uint8_t mcr)
 {
 	if (!(mcr & UART_MCR_LOOP))
@@ -61,7 +62,7 @@ static uint8_t modem_lines(uint8_t mcr)
 	                 (mcr & UART_MCR_OUT2 ? UART_MSR_DCD : 0));
 }
 
-/* The interrupt of the highest priority, as IIR tells it (§8.6, Table IV). */
+/* The interrupt of the highest priority, as IIR tells it (Interrupt Control Functions). */
 static uint8_t interrupt_id(struct uart *uart)
 {
 	const struct uart_fifo *rx = rx_fifo(uart);
@@ -77,7 +78,7 @@ static uint8_t interrupt_id(struct uart *uart)
 	return UART_IIR_NO_INT;
 }
 
-/* On a PC the OUT2 pin gates the interrupt; in loopback mode it is inactive (§8.7). */
+/* On a PC the OUT2 pin gates the interrupt; in loopback mode it is inactive. */
 static bool interrupt_line(struct uart *uart)
 {
 	return (uart->MCR & (UART_MCR_OUT2 | UART_MCR_LOOP)) == UART_MCR_OUT2 &&

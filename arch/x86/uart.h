@@ -1,5 +1,5 @@
 /*
- * COM1: a 16550A serial port (National Semiconductor PC16550D data sheet, 1995).
+ * COM1: a 16550A serial port (National Semiconductor PC16550D data sheet).
  *
  * uart_init, uart_attach: main thread, before the first vCPU runs. uart_receive, uart_tx_ready: any
  * thread but from within the backend's functions.
@@ -27,7 +27,11 @@ struct uart_backend {
 	 * once there is room.
 	 */
 	size_t (*write)(void *arg, const uint8_t *bytes, size_t n);
-	void (*want_input)(void *arg); /* there is room after uart_receive() had refused bytes */
+	/*
+	 * There is room again after uart_receive() had refused bytes. The next should come from
+	 * another thread in about a millisecond.
+	 */
+	void (*want_input)(void *arg);
 };
 
 #define UART_FIFO 16

@@ -2,16 +2,18 @@
 # What boots: kernels, images, CPUs, memory, protocols, and the kernel's switches for tables and interrupts.
 
 # Lines about trouble that a guest may log: they are there on good hardware, too.
-harmless='Speculative|Spectre|RETBleed|mitigation|usercopy|debug|if necessary, use "pci=nocrs"|error injection|(fault|error) (report|inject)|printk: bootconsole|audit|module verification|TLB invalidation'
+harmless='DMI not present|Speculative|Spectre|RETBleed|mitigation|usercopy|debug|if necessary, use "pci=nocrs"|error injection|(fault|error) (report|inject)|printk: bootconsole|audit|module verification|TLB invalidation'
 
-# boots KERNEL CPUS MEGABYTES [ARG...]: the guest must see exactly that machine, and have nothing to complain of.
+# boots KERNEL CPUS MEGABYTES [PARAMETERS [ARG...]]: the guest must see exactly that machine, and have nothing to complain of.
 boots() {
 	kernel=$KRING_CACHE/$1
 	cpus=$2
 	megabytes=$3
+	parameters=${4-}
+	[ $# -lt 4 ] || shift
 	shift 3
 	need_kernel "$kernel"
-	guest -k "$kernel" -c "$cpus" -m "${megabytes}M" --append 'kring.job=report' "$@"
+	guest -k "$kernel" -c "$cpus" -m "${megabytes}M" --append "$parameters kring.job=report" "$@"
 	expect_status 0
 	report
 	expect_value cpus "$cpus"
@@ -71,17 +73,17 @@ test_boot_long_names() {
 	expect_value cmdline 'console=ttyS0 kring.job=report *'
 }
 
-test_protocol_linux64_bzimage() { boots vmlinuz-minimal 1 256 --protocol linux64; }
-test_protocol_linux32_bzimage() { boots vmlinuz-minimal 1 256 --protocol linux32; }
-test_protocol_linux64_vmlinux() { boots vmlinux-minimal 1 256 --protocol linux64; }
-test_protocol_pvh_vmlinux() { boots vmlinux-minimal 2 256 --protocol pvh; }
-test_protocol_pvh_stock() { boots vmlinux-6.1 1 256 --protocol pvh; }
-test_protocol_pvh_above_the_hole() { boots vmlinux-minimal 1 6144 --protocol pvh; }
-test_protocol_linux32_stock() { boots vmlinuz-6.1 1 256 --protocol linux32; }
+test_protocol_linux64_bzimage() { boots vmlinuz-minimal 1 256 '' --protocol linux64; }
+test_protocol_linux32_bzimage() { boots vmlinuz-minimal 1 256 '' --protocol linux32; }
+test_protocol_linux64_vmlinux() { boots vmlinux-minimal 1 256 '' --protocol linux64; }
+test_protocol_pvh_vmlinux() { boots vmlinux-minimal 2 256 '' --protocol pvh; }
+test_protocol_pvh_stock() { boots vmlinux-6.1 1 256 '' --protocol pvh; }
+test_protocol_pvh_above_the_hole() { boots vmlinux-minimal 1 6144 '' --protocol pvh; }
+test_protocol_linux32_stock() { boots vmlinuz-6.1 1 256 '' --protocol linux32; }
 
 # The MP table in place of ACPI: the stock cloud kernels are built without.
-test_acpi_off_1() { boots vmlinuz-minimal 1 256 -p 'console=ttyS0 acpi=off kring.job=report' && without_acpi; }
-test_acpi_off_4() { boots vmlinux-minimal 4 256 -p 'console=ttyS0 acpi=off kring.job=report' && without_acpi; }
+test_acpi_off_1() { boots vmlinuz-minimal 1 256 'acpi=off kring.end=reboot' && without_acpi; }
+test_acpi_off_4() { boots vmlinux-minimal 4 256 'acpi=off kring.end=reboot' && without_acpi; }
 
 without_acpi() {
 	! grep -q '^acpi=' report || fail 'there are ACPI tables with acpi=off'
@@ -89,8 +91,8 @@ without_acpi() {
 	with_clock
 }
 
-test_noapic_minimal() { boots vmlinuz-minimal 1 256 --append 'noapic kring.job=report' && without_ioapic; }
-test_noapic_stock() { boots vmlinuz-6.1 2 256 --append 'noapic kring.job=report' && without_ioapic; }
+test_noapic_minimal() { boots vmlinuz-minimal 1 256 noapic && without_ioapic; }
+test_noapic_stock() { boots vmlinuz-6.1 2 256 noapic && without_ioapic; }
 
 without_ioapic() {
 	grep -qE '^interrupts= *4:.*XT-PIC.* ttyS0' report || fail 'ttyS0 does not interrupt through the PIC'
