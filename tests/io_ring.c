@@ -405,7 +405,6 @@ static void fini_ends_all_that_waits(struct ring *ring)
 		ring_read(ring, &wait[i].op, event, &count, sizeof(count), POSITION);
 	}
 	/* Queued, never submitted by a step. */
-	other[4].op.done = record;
 	ring_read(ring, &other[4].op, event, &count, sizeof(count), POSITION);
 	ring_fini(ring);
 

@@ -639,7 +639,7 @@ static void *device_thread(void *arg)
 	struct iovec iov[2];
 	struct virtq_chain chain = { .iov = iov, .iov_max = 2 };
 
-	while (!p->over) {
+	for (;;) {
 		int got;
 
 		do {
@@ -663,7 +663,7 @@ static void *device_thread(void *arg)
 			p->failed = "the device met a bad ring";
 			break;
 		}
-		if (!sleep_on(p, &p->kick, "the device waits for ever"))
+		if (p->over || !sleep_on(p, &p->kick, "the device waits for ever"))
 			break;
 	}
 	return NULL;
