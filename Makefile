@@ -43,7 +43,7 @@ UNIT := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/core_*.c tests/ar
 
 $(BUILD)/tests/%: tests/%.c $(LIB)
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) -Wno-missing-prototypes $(LDFLAGS) -o $@ $< $(LIB) -luring -lcmocka
+	$(CC) $(ALL_CFLAGS) -Wno-missing-prototypes $(LDFLAGS) -o $@ $< $(LIB) -l:liburing.a -lcmocka
 
 unit: $(UNIT)
 	@set -e; for t in $(UNIT); do $$t; done

@@ -21,6 +21,11 @@ enum bus_space { BUS_PORT, BUS_MMIO };
 struct bus_ops {
 	uint64_t (*read)(void *dev, uint64_t off, unsigned len);
 	void (*write)(void *dev, uint64_t off, unsigned len, uint64_t value);
+	/*
+	 * Nothing follows from a write but what a later access shows, so KVM may keep writes back
+	 * until then: an exit less for each.
+	 */
+	bool defer_writes;
 };
 
 struct bus_range {

@@ -78,7 +78,7 @@ static void route_chip(struct kvm_irq_routing *table, unsigned gsi, unsigned chi
 	table->entries[table->nr++] = (struct kvm_irq_routing_entry){
 		.gsi = gsi,
 		.type = KVM_IRQ_ROUTING_IRQCHIP,
-		.u.irqchip = {.irqchip = chip, .pin = pin},
+		.u.irqchip = { .irqchip = chip, .pin = pin },
 	};
 }
 

@@ -83,6 +83,7 @@ struct machine {
 	struct stats stats;
 	struct trace trace;
 	struct vcpu_world world;
+	pthread_mutex_t deferred_lock;
 	struct vcpu *vcpu;
 	unsigned nvcpus; /* that exist */
 	bool legacy;     /* the guest will not use ACPI or the IOAPIC */
@@ -346,18 +347,31 @@ static void rtc_due(struct io_watch *watch)
 	rtc_tick(&container_of(watch, struct machine, rtc_watch)->rtc);
 }
 
-/* All that the guest sees as memory: RAM, and the configuration space of the PCI bus. */
-static int memory_init(struct machine *machine, uint64_t size, struct power *power)
+static int memory_init(struct machine *machine, uint64_t size)
 {
-	struct vm *vm = &machine->vm;
 	struct mem *mem = &machine->mem;
 	int err = mem_init(mem, size);
 
-	err = err ? err : pci_init(&machine->pci, &pci_places, power);
-	err = err ? err : vm_map(vm, mem->low.gpa, mem->low.host, mem->low.len, false);
+	err = err ? err : vm_map(&machine->vm, mem->low.gpa, mem->low.host, mem->low.len);
 	if (!err && mem->high.len)
-		err = vm_map(vm, mem->high.gpa, mem->high.host, mem->high.len, false);
-	return err ? err : vm_map(vm, LAYOUT_ECAM, machine->pci.ecam, PCI_ECAM_LEN, true);
+		err = vm_map(&machine->vm, mem->high.gpa, mem->high.host, mem->high.len);
+	return err;
+}
+
+/* Writes that a device answers only when it is read may wait. */
+static int writes_defer(struct machine *machine)
+{
+	int err = 0;
+
+	for (enum bus_space space = BUS_PORT; space <= BUS_MMIO; space++)
+		for (unsigned i = 0; !err && i < machine->bus.space[space].n; i++) {
+			const struct bus_range *range = &machine->bus.space[space].range[i];
+
+			if (range->ops->defer_writes)
+				err = vm_defer_writes(&machine->vm, space, range->base,
+				                      (uint32_t)range->len);
+		}
+	return err;
 }
 
 static int devices_init(struct machine *machine, struct session *session)
@@ -383,13 +397,15 @@ static int devices_init(struct machine *machine, struct session *session)
 	i8042_init(&machine->i8042, &session->power);
 	pm_init(&machine->pm, &session->power);
 	ports_init(&machine->ports, &ports, machine);
+	pci_init(&machine->pci, &pci_places, &session->power);
 
 	err = uart_attach(&machine->uart, bus);
 	err = err ? err : rtc_attach(&machine->rtc, bus);
 	err = err ? err : i8042_attach(&machine->i8042, bus);
 	err = err ? err : pm_attach(&machine->pm, bus);
 	err = err ? err : ports_attach(&machine->ports, bus);
-	err = err ? err : pci_attach(&machine->pci, bus, machine->legacy);
+	err = err ? err : pci_attach(&machine->pci, bus);
+	err = err ? err : writes_defer(machine);
 	return err ? fail("the bus", err) : 0;
 }
 
@@ -474,6 +490,7 @@ static void machine_fini(struct machine *machine)
 	irq_fini(&machine->com1_irq);
 	vm_fini(&machine->vm);
 	mem_fini(&machine->mem);
+	pthread_mutex_destroy(&machine->deferred_lock);
 }
 
 /*
@@ -504,14 +521,16 @@ static int machine_init(struct machine *machine, struct session *session)
 	int err;
 
 	*machine = (struct machine){
-		.vm = {.kvm_fd = -1,     .fd = -1},
+		.vm = { .kvm_fd = -1, .fd = -1 },
 		.com1_irq.fd = -1,
 		.rtc_irq.fd = -1,
 		.rtc.timer_fd = -1,
 		.legacy = wants_legacy(options->cmdline) ||
 		          (options->append && wants_legacy(options->append)),
-		.world = { &machine->bus, &machine->mem, &session->power, &machine->stats, NULL },
+		.world = { &machine->bus, &machine->mem, &session->power, &machine->stats, NULL,
+		           &machine->deferred_lock },
 	};
+	pthread_mutex_init(&machine->deferred_lock, NULL);
 
 	err = stats_init(&machine->stats, session->exec_ns, (unsigned)options->cpus);
 	if (err) {
@@ -525,7 +544,7 @@ static int machine_init(struct machine *machine, struct session *session)
 	}
 	stats_phase(&machine->stats, PHASE_KVM);
 
-	err = memory_init(machine, options->memory, &session->power);
+	err = memory_init(machine, options->memory);
 	if (err) {
 		fail("guest RAM (--memory)", err);
 		goto fail;

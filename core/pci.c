@@ -1,26 +1,19 @@
 /*
- * PCI configuration space and BARs. Knows no device but the host bridge.
+ * PCI configuration space and BARs. A device is 256 bytes and a mask of the bits that a guest may
+ * change; what is not there reads as all ones. Knows no device but the host bridge.
  *
- * Configuration space is memory that the guest reads by itself, as ECAM: a boot reads it some
- * hundred times and writes it rarely, and only a write is an exit. A device is 256 bytes there and
- * a mask of the bits that the guest may change. In slots that are empty the vendor reads as all
- * ones.
- *
- * The ports 0xcf8 and 0xcfc, two exits a read, are for guests that do not know ECAM: Linux takes
- * them whenever they answer. Port 0xcf9 lies among them: as in Intel's chipsets, byte accesses
- * there reach the reset control register, and only 4-byte accesses CONFIG_ADDRESS.
+ * Port 0xcf9 lies inside CONFIG_ADDRESS: as in Intel's chipsets, byte accesses there reach the
+ * reset control register, and only 4-byte accesses reach CONFIG_ADDRESS.
  */
 #include <errno.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "core/pci.h"
 
-#define CONFIG_ENABLE 0x80000000u
-#define RESET_CONTROL 1    /* 0xcf9 - 0xcf8 */
-#define RESET_RST_CPU 0x04 /* 0 -> 1 resets (ICH9 datasheet §13.7.5) */
-#define FUNCTION_LEN  0x1000
-#define SLOT_LEN      (8 * FUNCTION_LEN)
+#define CONFIG_ENABLE  0x80000000u
+#define RESET_CONTROL  1    /* 0xcf9 - 0xcf8 */
+#define RESET_RST_CPU  0x04 /* 0 -> 1 resets (ICH9 datasheet §13.7.5) */
+#define ECAM_BUS_BYTES 0x100000
 
 static const uint8_t bridge_header[] = {
 	/* Vendor and device of QEMU's PCIe host bridge: every system knows it, none has a quirk. */
@@ -29,58 +22,40 @@ static const uint8_t bridge_header[] = {
 	[PCI_SUBCLASS] = 0x00,  [PCI_CLASS] = 0x06, /* bridge, host */
 };
 
-int pci_init(struct pci *pci, const struct pci_config *at, struct power *power)
+void pci_init(struct pci *pci, const struct pci_config *at, struct power *power)
 {
-	uint8_t *ecam = mmap(NULL, PCI_ECAM_LEN, PROT_READ | PROT_WRITE,
-	                     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-	if (ecam == MAP_FAILED)
-		return -errno;
-	*pci = (struct pci){ .power = power, .at = *at, .next_bar = at->mmio, .ecam = ecam };
+	*pci = (struct pci){ .power = power, .at = *at, .next_bar = at->mmio };
 	pthread_mutex_init(&pci->lock, NULL);
-	for (unsigned slot = 0; slot < PCI_SLOTS; slot++)
-		memset(ecam + slot * SLOT_LEN, 0xff, 4);
-
-	pci_add(pci, &pci->bridge);
 	memcpy(pci->bridge.config, bridge_header, sizeof(bridge_header));
-	return 0;
+	pci->slot[0] = &pci->bridge;
 }
 
 void pci_fini(struct pci *pci)
 {
-	if (!pci->ecam)
-		return;
-	munmap(pci->ecam, PCI_ECAM_LEN);
 	pthread_mutex_destroy(&pci->lock);
-	pci->ecam = NULL;
 }
 
 int pci_add(struct pci *pci, struct pci_device *device)
 {
+	struct pci_bar *bar = &device->bar;
+	uint64_t base = (pci->next_bar + bar->size - 1) & -(uint64_t)bar->size;
+
+	if (bar->size) {
+		if (base + bar->size > pci->at.mmio + pci->at.mmio_len)
+			return -ENOSPC;
+		pci_set32(device, PCI_BAR0, (uint32_t)base);
+		for (unsigned i = 0; i < 4; i++)
+			device->writable[PCI_BAR0 + i] = (uint8_t)(-bar->size >> 8 * i);
+	}
 	for (unsigned slot = 0; slot < PCI_SLOTS; slot++) {
 		if (pci->slot[slot])
 			continue;
 		pci->slot[slot] = device;
-		device->config = pci->ecam + slot * SLOT_LEN;
-		memset(device->config, 0, PCI_CONFIG_SIZE);
-		memset(device->config + PCI_CONFIG_SIZE, 0xff, FUNCTION_LEN - PCI_CONFIG_SIZE);
+		if (bar->size)
+			pci->next_bar = base + bar->size;
 		return (int)slot;
 	}
 	return -ENOSPC;
-}
-
-int pci_add_bar(struct pci *pci, struct pci_device *device, const struct pci_bar *bar)
-{
-	uint64_t base = (pci->next_bar + bar->size - 1) & -(uint64_t)bar->size;
-
-	if (base + bar->size > pci->at.mmio + pci->at.mmio_len)
-		return -ENOSPC;
-	pci->next_bar = base + bar->size;
-	device->bar = *bar;
-	pci_set32(device, PCI_BAR0, (uint32_t)base);
-	for (unsigned i = 0; i < 4; i++)
-		device->writable[PCI_BAR0 + i] = (uint8_t)(-bar->size >> 8 * i);
-	return 0;
 }
 
 void pci_set16(struct pci_device *device, unsigned reg, uint16_t value)
@@ -235,28 +210,6 @@ static bool address_valid(uint32_t address)
 	return address & CONFIG_ENABLE && !(address & 0x00ff0000);
 }
 
-static uint64_t reset_read(void *dev, uint64_t off, unsigned len)
-{
-	(void)off;
-	(void)len;
-	return ((struct pci *)dev)->reset_control;
-}
-
-static void reset_write(void *dev, uint64_t off, unsigned len, uint64_t value)
-{
-	struct pci *pci = dev;
-
-	(void)off;
-	(void)len;
-	pthread_mutex_lock(&pci->lock);
-	bool rises = value & ~pci->reset_control & RESET_RST_CPU;
-
-	pci->reset_control = (uint8_t)value & (uint8_t)~RESET_RST_CPU;
-	pthread_mutex_unlock(&pci->lock);
-	if (rises)
-		power_request(pci->power, POWER_RESET);
-}
-
 static uint64_t ports_read(void *dev, uint64_t off, unsigned len)
 {
 	struct pci *pci = dev;
@@ -268,39 +221,46 @@ static uint64_t ports_read(void *dev, uint64_t off, unsigned len)
 		                              : ~0ull;
 	if (off == 0 && len == 4)
 		return address;
-	return off == RESET_CONTROL && len == 1 ? reset_read(dev, 0, 1) : ~0ull;
+	return off == RESET_CONTROL && len == 1 ? pci->reset_control : ~0ull;
 }
 
 static void ports_write(void *dev, uint64_t off, unsigned len, uint64_t value)
 {
 	struct pci *pci = dev;
-	uint32_t address = address_get(pci);
 
-	if (off >= 4 && address_valid(address)) {
-		config_write(pci, (address >> 8) & 0xff, (address & 0xfc) + (off - 4), len, value);
-	} else if (off == 0 && len == 4) {
-		pthread_mutex_lock(&pci->lock);
-		pci->address = (uint32_t)value;
-		pthread_mutex_unlock(&pci->lock);
-	} else if (off == RESET_CONTROL && len == 1) {
-		reset_write(dev, 0, 1, value);
+	if (off >= 4) {
+		uint32_t address = address_get(pci);
+
+		if (address_valid(address))
+			config_write(pci, (address >> 8) & 0xff, (address & 0xfc) + (off - 4), len,
+			             value);
+		return;
 	}
+
+	pthread_mutex_lock(&pci->lock);
+	if (off == 0 && len == 4) {
+		pci->address = (uint32_t)value;
+	} else if (off == RESET_CONTROL && len == 1) {
+		bool rises = value & ~pci->reset_control & RESET_RST_CPU;
+
+		pci->reset_control = (uint8_t)value & (uint8_t)~RESET_RST_CPU;
+		if (rises)
+			power_request(pci->power, POWER_RESET);
+	}
+	pthread_mutex_unlock(&pci->lock);
 }
 
-static const struct bus_ops reset_ops = { .read = reset_read, .write = reset_write };
 static const struct bus_ops ports_ops = { .read = ports_read, .write = ports_write };
 static const struct bus_ops ecam_ops = { .read = ecam_read, .write = ecam_write };
 static const struct bus_ops window_ops = { .read = window_read, .write = window_write };
 
-int pci_attach(struct pci *pci, struct bus *bus, bool ports)
+int pci_attach(struct pci *pci, struct bus *bus)
 {
-	uint64_t at = pci->at.ports;
-	const struct bus_range all = { at, 8, "pci-config", &ports_ops, pci };
-	const struct bus_range reset = { at + RESET_CONTROL, 1, "reset", &reset_ops, pci };
-	const struct bus_range ecam = { pci->at.ecam, PCI_ECAM_LEN, "pci-ecam", &ecam_ops, pci };
+	const struct bus_range ports = { pci->at.ports, 8, "pci-config", &ports_ops, pci };
+	const struct bus_range ecam = { pci->at.ecam, ECAM_BUS_BYTES, "pci-ecam", &ecam_ops, pci };
 	const struct bus_range window = { pci->at.mmio, pci->at.mmio_len, "pci-bar", &window_ops,
 		                          pci };
-	int err = bus_add(bus, BUS_PORT, ports ? &all : &reset);
+	int err = bus_add(bus, BUS_PORT, &ports);
 
 	if (!err)
 		err = bus_add(bus, BUS_MMIO, &ecam);

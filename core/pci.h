@@ -56,7 +56,7 @@ struct pci_bar {
 
 /* One function, number 0 of its slot, in its owner's storage. */
 struct pci_device {
-	uint8_t *config;                   /* its page of ECAM, from pci_add() on */
+	uint8_t config[PCI_CONFIG_SIZE];
 	uint8_t writable[PCI_CONFIG_SIZE]; /* bits that the guest may change */
 	struct pci_bar bar;
 	uint8_t last_cap;  /* offset of the last capability; 0: none */
@@ -66,40 +66,28 @@ struct pci_device {
 };
 
 struct pci {
-	pthread_mutex_t lock; /* guards what follows, and what is written to ECAM */
+	pthread_mutex_t lock; /* guards what follows, and every device's config */
 	uint32_t address;     /* CONFIG_ADDRESS (PCI 3.0 §3.2.2.3.2) */
 	uint8_t reset_control;
 	struct power *power;
 	uint64_t next_bar; /* where the next BAR goes */
 	struct pci_config at;
-	uint8_t *ecam; /* PCI_ECAM_LEN bytes, for the guest to read */
 	struct pci_device bridge;
 	struct pci_device *slot[PCI_SLOTS];
 };
 
-#define PCI_ECAM_LEN 0x100000
-
-/*
- * A bus with a host bridge in slot 0. @power hears of a write to the reset control register.
- * pci->ecam is there to be mapped at @at->ecam, read-only. Returns 0 or -errno.
- */
-int pci_init(struct pci *pci, const struct pci_config *at, struct power *power);
+/* A bus with a host bridge in slot 0. @power hears of a write to the reset control register. */
+void pci_init(struct pci *pci, const struct pci_config *at, struct power *power);
 void pci_fini(struct pci *pci);
 
 /*
- * Put @device into the next free slot; its owner then fills in config, all zeros, and writable.
- * Returns the slot, or -ENOSPC.
+ * Put @device, its header and BAR size filled in, into the next free slot and give its BAR an
+ * address. Returns the slot, or -ENOSPC when there is none or the window is full.
  */
 int pci_add(struct pci *pci, struct pci_device *device);
 
-/* Give the device a BAR and that an address. Returns 0, or -ENOSPC when the window is full. */
-int pci_add_bar(struct pci *pci, struct pci_device *device, const struct pci_bar *bar);
-
-/*
- * Put ECAM's writes, the BAR window and the reset control register on the bus; with @ports the
- * configuration ports too. Returns 0 or bus_add's error.
- */
-int pci_attach(struct pci *pci, struct bus *bus, bool ports);
+/* Put configuration space and the BAR window on the bus. Returns 0 or bus_add's error. */
+int pci_attach(struct pci *pci, struct bus *bus);
 
 /* Little-endian fields of a device's configuration space, for its owner. */
 void pci_set16(struct pci_device *device, unsigned reg, uint16_t value);

@@ -16,6 +16,7 @@
 #include "core/vcpu.h"
 
 #define KICK_SIGNAL SIGRTMIN
+#define PAGE_SIZE   4096 /* KVM_COALESCED_MMIO_MAX wants it */
 
 static void kicked(int signal)
 {
@@ -44,6 +45,8 @@ int vcpu_init(struct vcpu *vcpu, const struct vm *vm, unsigned id, const struct 
 		vcpu->fd = -1;
 		return err;
 	}
+	vcpu->deferred =
+	        (void *)((uint8_t *)vcpu->run + KVM_COALESCED_MMIO_PAGE_OFFSET * PAGE_SIZE);
 	return 0;
 }
 
@@ -74,6 +77,31 @@ static void exit_mmio(struct vcpu *vcpu, struct exit_stats *exits)
 	exit_count_site(exits, BUS_MMIO, run->mmio.phys_addr, run->mmio.is_write);
 	bus_access(vcpu->world->bus, BUS_MMIO, run->mmio.phys_addr, run->mmio.data, run->mmio.len,
 	           run->mmio.is_write);
+}
+
+/*
+ * Writes that KVM kept back (core/bus.h, defer_writes). All vCPUs share the one ring of them; it is
+ * emptied before an exit is handled, so each access finds the writes that came before it done.
+ */
+static void take_deferred(struct vcpu *vcpu)
+{
+	struct kvm_coalesced_mmio_ring *ring = vcpu->deferred;
+
+	if (__atomic_load_n(&ring->first, __ATOMIC_RELAXED) ==
+	    __atomic_load_n(&ring->last, __ATOMIC_RELAXED))
+		return;
+
+	pthread_mutex_lock(vcpu->world->deferred_lock);
+	/* Acquire: KVM's smp_wmb() in coalesced_mmio_write() puts the entry before `last`. */
+	while (ring->first != __atomic_load_n(&ring->last, __ATOMIC_ACQUIRE)) {
+		struct kvm_coalesced_mmio *entry = &ring->coalesced_mmio[ring->first];
+
+		bus_access(vcpu->world->bus, entry->pio ? BUS_PORT : BUS_MMIO, entry->phys_addr,
+		           entry->data, entry->len, true);
+		__atomic_store_n(&ring->first, (ring->first + 1) % KVM_COALESCED_MMIO_MAX,
+		                 __ATOMIC_RELEASE);
+	}
+	pthread_mutex_unlock(vcpu->world->deferred_lock);
 }
 
 /* KVM cannot go on: say what it met, and end the VM. */
@@ -107,6 +135,7 @@ static void exit_handle(struct vcpu *vcpu, struct exit_stats *exits)
 	const struct vcpu_world *world = vcpu->world;
 
 	exit_count(exits, vcpu->run->exit_reason);
+	take_deferred(vcpu);
 	switch (vcpu->run->exit_reason) {
 	case KVM_EXIT_IO:
 		exit_io(vcpu, exits);

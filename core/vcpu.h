@@ -26,6 +26,7 @@ struct vcpu_world {
 	struct power *power;
 	struct stats *stats;
 	struct trace *trace; /* NULL: no -T */
+	pthread_mutex_t *deferred_lock;
 };
 
 struct vcpu {
@@ -33,6 +34,7 @@ struct vcpu {
 	unsigned id;
 	int fd;
 	struct kvm_run *run;
+	struct kvm_coalesced_mmio_ring *deferred; /* the VM's, behind run */
 	size_t run_size;
 	pthread_t thread;
 	bool started;

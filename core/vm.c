@@ -92,11 +92,10 @@ void vm_fini(struct vm *vm)
 	*vm = (struct vm){ .kvm_fd = -1, .fd = -1 };
 }
 
-int vm_map(struct vm *vm, gpa_t gpa, void *host, uint64_t len, bool read_only)
+int vm_map(struct vm *vm, gpa_t gpa, void *host, uint64_t len)
 {
 	struct kvm_userspace_memory_region slot = {
 		.slot = vm->nslots,
-		.flags = read_only ? KVM_MEM_READONLY : 0,
 		.guest_phys_addr = gpa,
 		.memory_size = len,
 		.userspace_addr = (uintptr_t)host,
@@ -106,6 +105,17 @@ int vm_map(struct vm *vm, gpa_t gpa, void *host, uint64_t len, bool read_only)
 		return -errno;
 	vm->nslots++;
 	return 0;
+}
+
+int vm_defer_writes(struct vm *vm, enum bus_space space, uint64_t addr, uint32_t len)
+{
+	struct kvm_coalesced_mmio_zone zone = {
+		.addr = addr,
+		.size = len,
+		.pio = space == BUS_PORT,
+	};
+
+	return ioctl(vm->fd, KVM_REGISTER_COALESCED_MMIO, &zone) < 0 ? -errno : 0;
 }
 
 static int add_chips(int fd, const struct vm_config *config, const char **step)

@@ -6,9 +6,9 @@
 #ifndef CORE_VM_H
 #define CORE_VM_H
 
-#include <stdbool.h>
 #include <stddef.h>
 
+#include "core/bus.h"
 #include "core/memory.h"
 
 #define WHY_MAX 256 /* room for a sentence that says why something failed */
@@ -33,10 +33,17 @@ int vm_init(struct vm *vm, const char *dev, char why[WHY_MAX]);
 void vm_fini(struct vm *vm);
 
 /*
- * Show @len bytes at @host (both page-aligned) to the guest at @gpa, writable or for reading alone:
- * then writes are exits. Before vm_add_chips(). Returns 0 or -errno.
+ * Show @len bytes at @host (both page-aligned) to the guest at @gpa, as its RAM. Before
+ * vm_add_chips(). Returns 0 or -errno.
  */
-int vm_map(struct vm *vm, gpa_t gpa, void *host, uint64_t len, bool read_only);
+int vm_map(struct vm *vm, gpa_t gpa, void *host, uint64_t len);
+
+/*
+ * The guest's writes of @len bytes at @addr may wait in KVM until the next exit of any vCPU: vcpu.c
+ * takes them up then, in order, before that exit (KVM_REGISTER_COALESCED_MMIO, api.rst 4.116).
+ * Returns 0 or -errno.
+ */
+int vm_defer_writes(struct vm *vm, enum bus_space space, uint64_t addr, uint32_t len);
 
 /*
  * PIC, IOAPIC, PIT and local APICs, in the kernel. Returns 0, or -errno and @why.

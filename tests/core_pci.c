@@ -56,12 +56,12 @@ static int setup(void **state)
 	memset(&f, 0, sizeof(f));
 	power_init(&f.power);
 	pci_init(&f.pci, &(struct pci_config){ PORTS, ECAM, MMIO, 0x10000 }, &f.power);
-	assert_int_equal(pci_add(&f.pci, &f.device), SLOT);
-	pci_add_bar(&f.pci, &f.device, &(struct pci_bar){ 0x2000, &bar_ops, &f, bar_moved, 0 });
 	pci_set16(&f.device, PCI_VENDOR_ID, 0x1af4);
 	pci_set16(&f.device, PCI_DEVICE_ID, 0x1042);
 	f.device.writable[PCI_COMMAND] = 0x07;
-	assert_int_equal(pci_attach(&f.pci, &f.bus, true), 0);
+	f.device.bar = (struct pci_bar){ 0x2000, &bar_ops, &f, bar_moved, 0 };
+	assert_int_equal(pci_add(&f.pci, &f.device), SLOT);
+	assert_int_equal(pci_attach(&f.pci, &f.bus), 0);
 	*state = &f;
 	return 0;
 }
@@ -205,11 +205,10 @@ static void slots_and_window_run_out(void **state)
 {
 	struct fixture *f = *state;
 	struct pci_device other[PCI_SLOTS] = { 0 };
+	struct pci_device wide = { .bar.size = 0x10000 };
 
-	assert_int_equal(pci_add(&f->pci, &other[1]), 2);
-	assert_int_equal(pci_add_bar(&f->pci, &other[1], &(struct pci_bar){ .size = 0x10000 }),
-	                 -ENOSPC);
-	for (int i = 3; i < PCI_SLOTS; i++)
+	assert_int_equal(pci_add(&f->pci, &wide), -ENOSPC);
+	for (int i = 2; i < PCI_SLOTS; i++)
 		assert_int_equal(pci_add(&f->pci, &other[i]), i);
 	assert_int_equal(pci_add(&f->pci, &other[0]), -ENOSPC);
 }

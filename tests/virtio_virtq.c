@@ -625,11 +625,17 @@ static bool sleep_on(struct pair *p, sem_t *sem, const char *who)
 	return true;
 }
 
-/* Up to some hundred nanoseconds, for the other side to come just in between. */
-static void linger(uint64_t *seed)
+/*
+ * A little while for the other side to come in between, and a store that misses the caches: it
+ * holds back those behind it, and shows where a full barrier was forgotten.
+ */
+static void linger(struct pair *p)
 {
-	for (volatile unsigned n = below(seed, 100); n; n--)
+	volatile uint8_t *cold = p->d->mem.low.host + BUFFERS + 4096;
+
+	for (volatile unsigned n = below(&p->seed, 100); n; n--)
 		;
+	cold[64 * below(&p->seed, 1 << 20)] = 0;
 }
 
 static void *device_thread(void *arg)
@@ -656,8 +662,8 @@ static void *device_thread(void *arg)
 				p->interrupts++;
 				sem_post(&p->interrupt);
 			}
-			linger(&p->seed);
 			forget(&p->kick);
+			linger(p);
 		} while (!got && virtq_kicks_on(q));
 		if (got < 0) {
 			p->failed = "the device met a bad ring";

@@ -328,7 +328,7 @@ static void index_write(void *dev, uint64_t off, unsigned len, uint64_t value)
 	pthread_mutex_unlock(&rtc->lock);
 }
 
-static const struct bus_ops index_ops = { .write = index_write };
+static const struct bus_ops index_ops = { .write = index_write, .defer_writes = true };
 static const struct bus_ops data_ops = { .read = data_read, .write = data_write };
 
 int rtc_init(struct rtc *rtc, const struct irq *irq, uint64_t low, uint64_t high)

@@ -2,7 +2,7 @@
 # What boots: kernels, images, CPUs, memory, protocols, and the kernel's switches for tables and interrupts.
 
 # Lines about trouble that a guest may log: they are there on good hardware, too.
-harmless='DMI not present|Speculative|Spectre|RETBleed|mitigation|usercopy|debug|if necessary, use "pci=nocrs"|error injection|(fault|error) (report|inject)|printk: bootconsole|audit|module verification|TLB invalidation'
+harmless='DMI not present|RAS: Correctable|Speculative|Spectre|RETBleed|mitigation|usercopy|debug|if necessary, use "pci=nocrs"|error injection|(fault|error) (report|inject)|printk: bootconsole|audit|module verification|TLB invalidation'
 
 # boots KERNEL CPUS MEGABYTES [PARAMETERS [ARG...]]: the guest must see exactly that machine, and have nothing to complain of.
 boots() {
@@ -122,11 +122,11 @@ test_cmdline_long() {
 	expect_value cmdline "$cmdline"
 }
 
-# Every fifth instruction or so of the first ones: the guest's entry is told by address and bytes.
+# A line every hundred instructions: address, bytes, registers.
 test_trace() {
 	need_kernel "$minimal"
 	deadline=20
-	kring boot -k "$minimal" -T 100 --timeout 3 --console none
+	kring boot -k "$minimal" -i "$initrd" -T 100 --timeout 3 --console none --append kring.job=idle
 	expect_status 124
 	[ "$(grep -c . err)" -gt 10 ] || fail "only $(grep -c . err) lines of trace"
 }

@@ -29,7 +29,7 @@ test_console_in_file() {
 	input=sent
 	guest -k "$minimal" -m 128M --append "kring.job=sh kring.sh=stty -echo; head -c $(wc -c <sent) | sha256sum"
 	expect_status 0
-	expect_line out "^$(sha256sum <sent | cut -d' ' -f1)"
+	expect_line out "$(sha256sum <sent | cut -d' ' -f1)"
 }
 
 # out_whole MEGABYTES ARG...
@@ -42,7 +42,7 @@ out_whole() {
 	sh "$bytes" $size >sent
 	expect_same out sent
 }
-test_console_out_4m() { out_whole 4; }
+test_console_out_1m() { out_whole 1; }
 
 test_console_to_file() {
 	need_kernel "$minimal"
