@@ -28,7 +28,8 @@ const struct ring_name ring_setup_flags[] = {
 };
 
 const struct ring_name ring_opcodes[] = {
-	{ OP(READ) }, { OP(WRITE) }, { OP(POLL_ADD) }, { OP(TIMEOUT) }, { OP(ASYNC_CANCEL) }, { 0 },
+	{ OP(READ) },      { OP(WRITE) },    { OP(READV) },   { OP(WRITEV) },       { OP(FSYNC) },
+	{ OP(FALLOCATE) }, { OP(POLL_ADD) }, { OP(TIMEOUT) }, { OP(ASYNC_CANCEL) }, { 0 },
 };
 
 #define OPCODES_N (sizeof(ring_opcodes) / sizeof(ring_opcodes[0]) - 1)
@@ -251,6 +252,41 @@ void ring_write(struct ring *ring, struct io_op *op, int fd, const void *buf, un
 	struct io_uring_sqe *sqe = op_start(ring, op);
 
 	io_uring_prep_write(sqe, fd, buf, len, offset);
+	io_uring_sqe_set_data(sqe, op);
+}
+
+void ring_readv(struct ring *ring, struct io_op *op, int fd, const struct iovec *iov, unsigned n,
+                uint64_t offset)
+{
+	struct io_uring_sqe *sqe = sqe_get(ring, op);
+
+	io_uring_prep_readv(sqe, fd, iov, n, offset);
+	io_uring_sqe_set_data(sqe, op);
+}
+
+void ring_writev(struct ring *ring, struct io_op *op, int fd, const struct iovec *iov, unsigned n,
+                 uint64_t offset)
+{
+	struct io_uring_sqe *sqe = sqe_get(ring, op);
+
+	io_uring_prep_writev(sqe, fd, iov, n, offset);
+	io_uring_sqe_set_data(sqe, op);
+}
+
+void ring_fdatasync(struct ring *ring, struct io_op *op, int fd)
+{
+	struct io_uring_sqe *sqe = sqe_get(ring, op);
+
+	io_uring_prep_fsync(sqe, fd, IORING_FSYNC_DATASYNC);
+	io_uring_sqe_set_data(sqe, op);
+}
+
+void ring_fallocate(struct ring *ring, struct io_op *op, int fd, int mode, uint64_t offset,
+                    uint64_t len)
+{
+	struct io_uring_sqe *sqe = sqe_get(ring, op);
+
+	io_uring_prep_fallocate(sqe, fd, mode, (off_t)offset, (off_t)len);
 	io_uring_sqe_set_data(sqe, op);
 }
 

@@ -21,6 +21,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/uio.h>
 
 #define RING_ENTRIES 256 /* SQEs: what kring gives its ring */
 
@@ -109,6 +110,17 @@ void ring_read(struct ring *ring, struct io_op *op, int fd, void *buf, unsigned 
                uint64_t offset);
 void ring_write(struct ring *ring, struct io_op *op, int fd, const void *buf, unsigned len,
                 uint64_t offset);
+
+/* The same over @n pieces of memory; @iov itself is the caller's again after the next batch. */
+void ring_readv(struct ring *ring, struct io_op *op, int fd, const struct iovec *iov, unsigned n,
+                uint64_t offset);
+void ring_writev(struct ring *ring, struct io_op *op, int fd, const struct iovec *iov, unsigned n,
+                 uint64_t offset);
+
+/* fdatasync(2), fallocate(2) with its @mode. */
+void ring_fdatasync(struct ring *ring, struct io_op *op, int fd);
+void ring_fallocate(struct ring *ring, struct io_op *op, int fd, int mode, uint64_t offset,
+                    uint64_t len);
 
 /* Wait for @events (POLL*) once; the result is the events that are there. */
 void ring_poll(struct ring *ring, struct io_op *op, int fd, unsigned events);

@@ -297,26 +297,26 @@ static void enables_what_fits(void **state)
 		unsigned size;
 		gpa_t desc, driver, device;
 	} cases[] = {
-		{0,        1,    DESC,                 AVAIL,               USED                        },
-		{ 0,       1024, DESC,                 AVAIL,               USED                        },
-		{ 0,       8,    DESC + 16,            AVAIL + 2,           USED + 4                    },
-		{ 0,       8,    MEM_HOLE_END,         AVAIL,               USED                        },
-		{ -EINVAL, 0,    DESC,                 AVAIL,               USED                        },
-		{ -EINVAL, 3,    DESC,                 AVAIL,               USED                        },
-		{ -EINVAL, 2048, DESC,                 AVAIL,               USED                        },
-		{ -EINVAL, 8,    DESC + 8,             AVAIL,               USED                        },
-		{ -EINVAL, 8,    DESC,                 AVAIL + 1,           USED                        },
-		{ -EINVAL, 8,    DESC,                 AVAIL,               USED + 2                    },
-		{ 0,       8,    MEM_HOLE_START - 128, AVAIL,               USED                        },
-		{ -EFAULT, 8,    MEM_HOLE_START - 112, AVAIL,               USED                        },
-		{ -EFAULT, 8,    MEM_HOLE_START,       AVAIL,               USED                        },
-		{ 0,       8,    DESC,                 MEM_HOLE_START - 22, USED                        },
-		{ -EFAULT, 8,    DESC,                 MEM_HOLE_START - 20, USED                        },
-		{ 0,       8,    DESC,                 AVAIL,               MEM_HOLE_END + HIGH_LEN - 72},
-		{ -EFAULT, 8,    DESC,                 AVAIL,               MEM_HOLE_END + HIGH_LEN - 68},
-		{ -EFAULT, 8,    -16ull,               AVAIL,               USED                        },
-		{ -EFAULT, 8,    DESC,                 -2ull,               USED                        },
-		{ -EFAULT, 8,    DESC,                 AVAIL,               -4ull                       },
+		{ 0, 1, DESC, AVAIL, USED },
+		{ 0, 1024, DESC, AVAIL, USED },
+		{ 0, 8, DESC + 16, AVAIL + 2, USED + 4 },
+		{ 0, 8, MEM_HOLE_END, AVAIL, USED },
+		{ -EINVAL, 0, DESC, AVAIL, USED },
+		{ -EINVAL, 3, DESC, AVAIL, USED },
+		{ -EINVAL, 2048, DESC, AVAIL, USED },
+		{ -EINVAL, 8, DESC + 8, AVAIL, USED },
+		{ -EINVAL, 8, DESC, AVAIL + 1, USED },
+		{ -EINVAL, 8, DESC, AVAIL, USED + 2 },
+		{ 0, 8, MEM_HOLE_START - 128, AVAIL, USED },
+		{ -EFAULT, 8, MEM_HOLE_START - 112, AVAIL, USED },
+		{ -EFAULT, 8, MEM_HOLE_START, AVAIL, USED },
+		{ 0, 8, DESC, MEM_HOLE_START - 22, USED },
+		{ -EFAULT, 8, DESC, MEM_HOLE_START - 20, USED },
+		{ 0, 8, DESC, AVAIL, MEM_HOLE_END + HIGH_LEN - 72 },
+		{ -EFAULT, 8, DESC, AVAIL, MEM_HOLE_END + HIGH_LEN - 68 },
+		{ -EFAULT, 8, -16ull, AVAIL, USED },
+		{ -EFAULT, 8, DESC, -2ull, USED },
+		{ -EFAULT, 8, DESC, AVAIL, -4ull },
 	};
 	struct driver *d = *state;
 
@@ -504,9 +504,7 @@ static void takes_long_tables_at_odd_places(void **state)
 static void stays_within_the_room_given(void **state)
 {
 	struct driver *d = *state;
-	struct iovec iov[3] = {
-		[2] = {d, 42}
-	};
+	struct iovec iov[3] = { [2] = { d, 42 } };
 	struct virtq_chain chain = { .iov = iov, .iov_max = 2 };
 
 	d->desc[0] = (struct virtq_desc){ BUFFERS, 1, N, 1 };
@@ -635,7 +633,7 @@ static void linger(struct pair *p)
 
 	for (volatile unsigned n = below(&p->seed, 100); n; n--)
 		;
-	cold[64 * below(&p->seed, 1 << 20)] = 0;
+	cold[64 * below(&p->seed, 1 << 18)] = 0;
 }
 
 static void *device_thread(void *arg)
@@ -768,12 +766,12 @@ static void run_pair(struct driver *d, unsigned size, uint64_t features, unsigne
 
 static void two_threads_lose_nothing(void **state)
 {
-	run_pair(*state, 1, INDIRECT, 50000);
-	run_pair(*state, 1, INDIRECT | EVENT, 50000);
-	run_pair(*state, 4, INDIRECT, 100000);
-	run_pair(*state, 4, INDIRECT | EVENT, 100000);
-	run_pair(*state, 256, INDIRECT, 1000000);
-	run_pair(*state, 256, INDIRECT | EVENT, 1000000);
+	run_pair(*state, 1, INDIRECT, 30000);
+	run_pair(*state, 1, INDIRECT | EVENT, 30000);
+	run_pair(*state, 4, INDIRECT, 50000);
+	run_pair(*state, 4, INDIRECT | EVENT, 50000);
+	run_pair(*state, 256, INDIRECT, 500000);
+	run_pair(*state, 256, INDIRECT | EVENT, 500000);
 }
 
 /* A driver that writes all over its rings while they are read: whatever comes out lies in RAM. */
