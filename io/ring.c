@@ -258,7 +258,7 @@ void ring_write(struct ring *ring, struct io_op *op, int fd, const void *buf, un
 void ring_readv(struct ring *ring, struct io_op *op, int fd, const struct iovec *iov, unsigned n,
                 uint64_t offset)
 {
-	struct io_uring_sqe *sqe = sqe_get(ring, op);
+	struct io_uring_sqe *sqe = op_start(ring, op);
 
 	io_uring_prep_readv(sqe, fd, iov, n, offset);
 	io_uring_sqe_set_data(sqe, op);
@@ -267,7 +267,7 @@ void ring_readv(struct ring *ring, struct io_op *op, int fd, const struct iovec 
 void ring_writev(struct ring *ring, struct io_op *op, int fd, const struct iovec *iov, unsigned n,
                  uint64_t offset)
 {
-	struct io_uring_sqe *sqe = sqe_get(ring, op);
+	struct io_uring_sqe *sqe = op_start(ring, op);
 
 	io_uring_prep_writev(sqe, fd, iov, n, offset);
 	io_uring_sqe_set_data(sqe, op);
@@ -275,7 +275,7 @@ void ring_writev(struct ring *ring, struct io_op *op, int fd, const struct iovec
 
 void ring_fdatasync(struct ring *ring, struct io_op *op, int fd)
 {
-	struct io_uring_sqe *sqe = sqe_get(ring, op);
+	struct io_uring_sqe *sqe = op_start(ring, op);
 
 	io_uring_prep_fsync(sqe, fd, IORING_FSYNC_DATASYNC);
 	io_uring_sqe_set_data(sqe, op);
@@ -284,7 +284,7 @@ void ring_fdatasync(struct ring *ring, struct io_op *op, int fd)
 void ring_fallocate(struct ring *ring, struct io_op *op, int fd, int mode, uint64_t offset,
                     uint64_t len)
 {
-	struct io_uring_sqe *sqe = sqe_get(ring, op);
+	struct io_uring_sqe *sqe = op_start(ring, op);
 
 	io_uring_prep_fallocate(sqe, fd, mode, (off_t)offset, (off_t)len);
 	io_uring_sqe_set_data(sqe, op);
