@@ -45,11 +45,84 @@ $(BUILD)/tests/%: tests/%.c $(LIB)
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -Wno-missing-prototypes $(LDFLAGS) -o $@ $< $(LIB) -l:liburing.a -lcmocka
 
-unit: $(UNIT)
+unit-programs: $(UNIT)
+
+# Fuzz targets: tests/fuzz_<what>.c over the whole library, under ASan and UBSan.
+FUZZ	     := $(patsubst tests/fuzz_%.c,%,$(wildcard tests/fuzz_*.c))
+FUZZ_SECONDS ?= 600
+FUZZ_BUILD   := $(BUILD)/fuzz
+
+$(FUZZ_BUILD)/tests/fuzz_%: tests/fuzz_%.c $(FUZZ_BUILD)/libkring.a
+	@mkdir -p $(@D)
+	clang $(ALL_CFLAGS) -Wno-missing-prototypes -fsanitize=fuzzer -o $@ $< \
+		$(FUZZ_BUILD)/libkring.a -l:liburing.a
+
+##
+# What people call.
+
+run: ## boot a stock Debian kernel to a shell (a demonstration, where there is no terminal)
+	@tests/deps build run
+	@$(MAKE) -s all
+	@BUILD=$(BUILD) tests/demo
+
+test: ## the whole suite; closes with: N passed, N failed, N skipped
+	@tests/deps build run test guest-kernel
+	@$(MAKE) -s all
+	@BUILD=$(BUILD) tests/run
+
+unit: $(UNIT) ## the unit tests alone
 	@set -e; for t in $(UNIT); do $$t; done
 
-clean:
+guest-test: all ## the guest tests, or those that match: make guest-test T=panic
+	@tests/run-guests $(if $(T),-t '$(T)')
+
+lab: all ## a shell in the nested lab, with kring and the kernels in it
+	@tests/lab/kernels 6.1
+	@tests/lab/initramfs
+	@tests/lab/lab shell
+
+fuzz: ## every fuzz target (or FUZZ=virtq), FUZZ_SECONDS each
+	@$(MAKE) -s BUILD=$(FUZZ_BUILD) CC=clang \
+		CFLAGS='-O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all' \
+		fuzz-programs FUZZ_BUILD=$(FUZZ_BUILD) FUZZ='$(FUZZ)'
+	@set -e; for f in $(FUZZ); do \
+		mkdir -p $(FUZZ_BUILD)/corpus/$$f; \
+		echo "fuzz $$f: $(FUZZ_SECONDS) s"; \
+		$(FUZZ_BUILD)/tests/fuzz_$$f -max_len=8192 -max_total_time=$(FUZZ_SECONDS) \
+			-print_final_stats=1 -verbosity=0 -artifact_prefix=$(FUZZ_BUILD)/ \
+			$(FUZZ_BUILD)/corpus/$$f; \
+	done
+
+fuzz-programs: $(FUZZ:%=$(FUZZ_BUILD)/tests/fuzz_%)
+
+C_FILES := $(wildcard $(addsuffix /*.[ch],$(ROOMS)) tests/*.[ch] tests/guest/*.c)
+
+fmt: ## put all C code into the house's format
+	@clang-format -i $(C_FILES)
+
+fmt-check:
+	@clang-format --dry-run --Werror $(C_FILES)
+
+lint: $(BUILD)/dsdt.hex ## clang-tidy, cppcheck, shellcheck
+	@clang-tidy --quiet $(SRC) -- -std=gnu11 -D_GNU_SOURCE -I. -I$(BUILD) 2>/dev/null
+	@cppcheck --quiet --error-exitcode=1 --enable=warning,performance,portability \
+		--inline-suppr --suppress=missingIncludeSystem -I. $(ROOMS)
+	@shellcheck -x tests/deps tests/run tests/demo tests/layers tests/run-guests tests/lab/* \
+		tests/guest/*.sh tests/guest/run bench/*.sh
+
+layers: ## the include rule
+	@tests/layers
+
+guest-kernel: ## the minimal guest kernel, built from Debian's source into the cache
+	@tests/deps guest-kernel
+	@bench/guest-kernel.sh
+
+clean: ## all that was built here; what was downloaded stays in the cache (tests/lab/common.sh)
 	rm -rf $(BUILD)
 
+help:
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
+
 -include $(OBJ:.o=.d)
-.PHONY: all unit clean
+.PHONY: all run test unit unit-programs guest-test lab fuzz fuzz-programs fmt fmt-check lint layers \
+	guest-kernel clean help

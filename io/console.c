@@ -14,6 +14,7 @@
 
 #define CTRL_A          0x01
 #define GATHER_NSEC     1000000
+#define PACE_NSEC       1000000
 #define BACKGROUND_NSEC 1000000000
 
 static const char HELP[] = "\r\n"
@@ -235,17 +236,23 @@ static void input_poll(struct console *console)
 
 static void input_read(struct console *console)
 {
+	memmove(console->in, console->in + console->in_head, console->in_end - console->in_head);
+	console->in_end -= console->in_head;
+	console->in_head = 0;
 	console->input.op.done = input_arrived;
-	ring_read(console->ring, &console->input.op, STDIN_FILENO, console->in, sizeof(console->in),
-	          (uint64_t)-1);
+	ring_read(console->ring, &console->input.op, STDIN_FILENO, console->in + console->in_end,
+	          (unsigned)(sizeof(console->in) - console->in_end), (uint64_t)-1);
 }
 
 /*
- * Begin to wait for more. A terminal is polled first: a read that sleeps in the terminal would take
- * the shell's input once kring is in the background.
+ * Begin to wait for more, unless there is no room. A terminal is polled first: a read that sleeps
+ * in the terminal would take the shell's input once kring is in the background.
  */
 static void input_next(struct console *console)
 {
+	console->in_waiting = console->in_end - console->in_head < sizeof(console->in);
+	if (!console->in_waiting)
+		return;
 	if (!console->tty) {
 		input_read(console);
 	} else if (terminal_take(console)) {
@@ -279,13 +286,13 @@ static void help(struct console *console)
 	console_write(console, (const uint8_t *)HELP, sizeof(HELP) - 1);
 }
 
-/* Act on the keys among the first @n bytes; returns how many bytes are left for the guest. */
-static size_t input_keys(struct console *console, size_t n)
+/* Act on the keys among @n bytes at @in; returns how many bytes are left for the guest. */
+static size_t input_keys(struct console *console, uint8_t *in, size_t n)
 {
 	size_t kept = 0;
 
 	for (size_t i = 0; i < n; i++) {
-		uint8_t key = console->in[i];
+		uint8_t key = in[i];
 
 		if (!console->escape && key == CTRL_A) {
 			console->escape = true;
@@ -296,7 +303,7 @@ static size_t input_keys(struct console *console, size_t n)
 		else if (console->escape && key == 'h')
 			help(console);
 		else
-			console->in[kept++] = key;
+			in[kept++] = key;
 		console->escape = false;
 	}
 	return kept;
@@ -309,7 +316,7 @@ static void input_offer(struct console *console)
 	if (n)
 		console->in_head +=
 		        console->ops->input(console->arg, console->in + console->in_head, n);
-	if (console->in_head == console->in_end)
+	if (!console->in_waiting && !console->in_over)
 		input_next(console);
 }
 
@@ -319,14 +326,35 @@ static void input_arrived(struct io_op *op, int res)
 	struct console *console = of_input(op);
 
 	if (res > 0) {
-		console->in_head = 0;
-		console->in_end = console->tty ? input_keys(console, (size_t)res) : (size_t)res;
-		input_offer(console);
+		bool held = console->in_head < console->in_end; /* until it is asked for */
+
+		console->in_waiting = false;
+		console->in_end += console->tty ? input_keys(console, console->in + console->in_end,
+		                                             (size_t)res)
+		                                : (size_t)res;
+		if (held)
+			input_next(console);
+		else
+			input_offer(console);
 	} else if (res == -EAGAIN) {
 		input_poll(console);
 	} else if (res == -EINTR || (res == -EIO && console->tty && in_background())) {
 		input_next(console);
+	} else {
+		console->in_waiting = false;
+		console->in_over = true;
 	}
+}
+
+/* What was held goes on in steps, so that the taker gets to do something with what it took. */
+static void input_paced(struct io_op *op, int res)
+{
+	struct console *console = container_of(op, struct console, pace.op);
+
+	if (res == -ECANCELED)
+		return;
+	console->pacing = false;
+	input_offer(console);
 }
 
 void console_resume_input(struct console *console)
@@ -340,8 +368,11 @@ static void console_woken(struct io_watch *watch)
 
 	if (output_woken(console))
 		output_gather(console);
-	if (console->in_head < console->in_end)
-		input_offer(console);
+	if (console->in_head < console->in_end && !console->pacing) {
+		console->pacing = true;
+		console->pace.op.done = input_paced;
+		ring_timeout(console->ring, &console->pace, PACE_NSEC);
+	}
 }
 
 int console_init(struct console *console, struct ring *ring, const char *where,

@@ -6,9 +6,10 @@
  * is room again. Once nobody can read it any more (EPIPE, EIO, ENOSPC) the output is discarded,
  * with one warning.
  *
- * Input: bytes are offered to input(); what it does not take is kept and offered again after
- * console_resume_input(), and meanwhile nothing is read. Nothing is lost and nothing is changed,
- * but the keys that begin with Ctrl-a when standard input is a terminal.
+ * Input: bytes are offered to input(); what it does not take is kept, and offered again a
+ * millisecond after console_resume_input(). Reading goes on while there is room to keep more, so
+ * that Ctrl-a x works when the guest takes nothing. Nothing is lost and nothing is changed, but the
+ * keys that begin with Ctrl-a when standard input is a terminal.
  *
  * console_write, console_resume_input: any thread. console_restore: also a signal handler. All
  * others: the main thread, on which the callbacks run too, without any lock held.
@@ -64,10 +65,14 @@ struct console {
 	struct io_timer input;  /* likewise: poll, read, or wait for the foreground */
 	size_t writing;         /* bytes, from out_head on, that the kernel has */
 	bool tty;
-	bool escape;    /* Ctrl-a was the last key */
-	size_t in_head; /* in[in_head..in_end) is kept for the guest */
+	bool escape;          /* Ctrl-a was the last key */
+	struct io_timer pace; /* until what is held is offered again */
+	bool pacing;
+	bool in_waiting; /* @input is in flight */
+	bool in_over;    /* the input has ended */
+	size_t in_head;  /* in[in_head..in_end) is kept for the guest */
 	size_t in_end;
-	uint8_t in[4096];
+	uint8_t in[65536];
 	_Atomic bool raw; /* the terminal's mode is ours, @saved is what it was */
 	struct termios saved;
 };

@@ -508,27 +508,49 @@ static void piped_in_for_a_slow_guest(void **state)
 	close_console(f);
 }
 
+static void stdin_is_terminal(struct fixture *f);
+
 static void a_refusing_guest_stops_the_reading(void **state)
 {
 	struct fixture *f = *state;
-	uint8_t *bytes = pattern_bytes(16384);
+	size_t room = sizeof(f->console.in);
+	uint8_t *bytes = pattern_bytes(room + 16384);
 	int left;
 
 	f->full = true;
 	open_console(f, "stdio");
-	assert_int_equal(write(f->in, bytes, 16384), 16384);
+	assert_int_equal(write(f->in, bytes, room), room);
+	while (f->console.in_end < room)
+		ring_step(&f->ring);
+	assert_int_equal(write(f->in, bytes + room, 16384), 16384);
+	run_for(f, 10);
+	assert_int_equal(ioctl(STDIN_FILENO, FIONREAD, &left), 0);
+	assert_int_equal(left, 16384);
+	f->full = false;
+	f->want_n = room + 16384;
+	console_resume_input(&f->console);
+	run_until_stop(f);
+	check_input(f, room + 16384);
+	close_console(f);
+	free(bytes);
+}
+
+static void a_refusing_guest_can_be_quit(void **state)
+{
+	struct fixture *f = *state;
+
+	stdin_is_terminal(f);
+	f->full = true;
+	open_console(f, "stdio");
+	assert_int_equal(write(f->in, "ls\r", 3), 3);
 	while (!f->console.in_end)
 		ring_step(&f->ring);
 	run_for(f, 10);
-	assert_int_equal(ioctl(STDIN_FILENO, FIONREAD, &left), 0);
-	assert_int_equal(left, 16384 - sizeof(f->console.in));
-	f->full = false;
-	f->want_n = 16384;
-	console_resume_input(&f->console);
+	assert_int_equal(write(f->in, "\1x", 2), 2);
 	run_until_stop(f);
-	check_input(f, 16384);
+	assert_int_equal(f->quits, 1);
+	assert_int_equal(f->got_n, 0);
 	close_console(f);
-	free(bytes);
 }
 
 static void a_pipe_is_verbatim_to_its_end(void **state)
@@ -835,6 +857,7 @@ int main(void)
 		TEST(without_input_the_guest_goes_on),
 		TEST(a_terminal_is_raw_and_restored),
 		TEST(a_terminal_has_keys),
+		TEST(a_refusing_guest_can_be_quit),
 		TEST(pasted_into_a_terminal),
 		TEST(the_terminal_goes_away),
 		TEST(in_the_background),
