@@ -275,7 +275,7 @@ static const struct option_row *row_find(enum command command, int c)
 
 static int command_parse(struct options *options, int argc, char **argv, char *why)
 {
-	struct getopt_tables tables;
+	struct getopt_tables tables = { 0 };
 	bool seen[ROWS] = { false };
 	int c;
 

@@ -26,6 +26,7 @@
 #include <stdint.h>
 
 #include "core/doorbell.h"
+#include "core/irq.h"
 #include "core/memory.h"
 #include "core/msix.h"
 #include "core/pci.h"
@@ -33,10 +34,15 @@
 #include "virtio/virtq.h"
 
 #define VDEV_QUEUES_MAX 33 /* 16 pairs and a control queue */
+#define VDEV_CONFIG_MAX 64
+
+/* Feature bits of all devices (§6), beside those in virtq.h. */
+#define VIRTIO_F_VERSION_1  32
+#define VIRTIO_F_RING_RESET 40
 
 struct vdev;
 
-/* What a kind of device adds. All functions run on the I/O thread. */
+/* What a kind of device adds; NULL: nothing. All functions run on the I/O thread. */
 struct vdev_ops {
 	/* DRIVER_OK: vdev->features holds what was negotiated, the queues are enabled. */
 	void (*start)(struct vdev *vdev);
@@ -44,22 +50,23 @@ struct vdev_ops {
 	void (*notify)(struct vdev *vdev, unsigned queue);
 	/*
 	 * @queue is being reset: ring_cancel() what is in flight, so that each chain which was popped
-	 * comes back by vdev_push() soon. No notify() for it until it is enabled again.
+	 * comes back by vdev_push() soon, or now. No notify() for it until it is enabled again.
 	 */
 	void (*stop)(struct vdev *vdev, unsigned queue);
-	/* The driver wrote vdev->config (already done); NULL: it is read-only. */
+	/* The driver wrote vdev->config (already done) where kind->config_writable lets it. */
 	void (*config_written)(struct vdev *vdev);
 };
 
 /* What makes a device: constant while it lives, filled in before vdev_init(). */
 struct vdev_kind {
-	const char *name;     /* "blk0", for messages and statistics */
-	uint16_t device_id;   /* virtio's (§5), 2 for blk */
-	uint32_t class_code;  /* PCI class, 24 bits */
-	uint64_t features;    /* offered; VERSION_1, RING_RESET, INDIRECT and EVENT_IDX are added */
+	const char *name;    /* "blk0", for messages and statistics */
+	uint16_t device_id;  /* virtio's (§5), 2 for blk */
+	uint32_t class_code; /* PCI class, 24 bits */
+	uint64_t features;   /* offered; VERSION_1, RING_RESET, INDIRECT and EVENT_IDX are added */
 	unsigned nqueues;
-	uint16_t queue_size;  /* the largest that the driver may choose */
-	uint16_t config_len;  /* bytes of device configuration */
+	uint16_t queue_size;      /* the largest that the driver may choose: a power of two */
+	uint16_t config_len;      /* bytes of device configuration, at most VDEV_CONFIG_MAX */
+	uint64_t config_writable; /* those of them that the driver may write: a bit a byte */
 	const struct vdev_ops *ops;
 };
 
@@ -70,14 +77,52 @@ struct vdev_world {
 	struct pci *pci;
 	struct irq_router *router;
 	int vm_fd;
+	unsigned intx_gsi; /* of INTA in slot 0; the next slots have the next, intx_n in a circle */
+	unsigned intx_n;
 };
 
 struct vdev_queue {
 	struct vdev *vdev;
 	unsigned index;
+
 	struct virtq virtq; /* I/O thread */
-	/* ... transport's registers, doorbell, watch, flush hook: vdev.c's */
+	bool stopping;      /* likewise: ops->stop() was called, chains are still in flight */
+	struct io_watch kick;
+
+	/* The registers (§4.1.4.3), under vdev->lock; frozen while queue_enable is set. */
+	uint16_t queue_size;
+	bool queue_enable;
+	bool queue_reset;
+	gpa_t queue_desc;
+	gpa_t queue_driver;
+	gpa_t queue_device;
+	struct doorbell doorbell;
+	_Atomic uint16_t queue_msix_vector; /* written under the lock */
 };
+
+/* A device, inside its owner's struct; container_of() finds that. */
+struct vdev {
+	const struct vdev_kind *kind;
+	const struct vdev_world *world;
+	uint64_t features; /* negotiated; constant from start() until all queues are stopped */
+	struct vdev_queue *queue; /* kind->nqueues of them */
+
+	pthread_mutex_t lock; /* guards what follows; taken within pci's lock, never around it */
+	_Alignas(8) uint8_t config[VDEV_CONFIG_MAX];
+	/* ... */
+};
+
+/*
+ * Main thread, before vCPUs run: put a device of @kind on the PCI bus, vdev->config having been
+ * filled in and all else zeroed. Returns 0 or -errno and nothing is held.
+ */
+int vdev_init(struct vdev *vdev, const struct vdev_kind *kind, const struct vdev_world *world);
+
+/*
+ * Main thread, after vCPUs have stopped and before ring_fini(): stop all queues, running batches
+ * until nothing is in flight, and give everything back. A zeroed device is left alone.
+ */
+void vdev_fini(struct vdev *vdev);
 
 /*
  * I/O thread. Give the chain @head back with @len bytes written: published, and the interrupt raised
@@ -86,10 +131,16 @@ struct vdev_queue {
  */
 void vdev_push(struct vdev_queue *queue, uint16_t head, uint32_t len);
 
-/* I/O thread. The driver broke the rules: DEVICE_NEEDS_RESET (§2.1.2), one line of log, no more I/O. */
+/*
+ * I/O thread. The driver broke the rules: DEVICE_NEEDS_RESET (§2.1.2), one line of log, no more I/O:
+ * at the end of the batch ops->stop() is called for each queue, as for a reset.
+ */
 void vdev_broken(struct vdev *vdev, const char *why, int err);
 
-/* I/O thread. vdev->config was changed by the device: next generation, configuration interrupt. */
+/*
+ * I/O thread, with vdev->lock held since before vdev->config was changed, so that the driver sees
+ * either all of it or another generation (§2.5.3): next generation, configuration interrupt.
+ */
 void vdev_config_changed(struct vdev *vdev);
 
 #endif

@@ -352,7 +352,7 @@ static void start_info_write(const struct mem *mem, const struct boot_params *zp
 int boot_load(const struct mem *mem, const struct boot_config *config, struct boot_entry *entry,
               struct boot_error *error)
 {
-	struct image image;
+	struct image image = { 0 };
 	struct boot_params *zp = &image.zero_page;
 	int protocol = kernel_load(mem, config, &image, error);
 
