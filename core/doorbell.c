@@ -41,9 +41,7 @@ int doorbell_move(struct doorbell *bell, uint64_t address)
 
 void doorbell_fini(struct doorbell *bell)
 {
-	if (bell->fd < 0)
-		return;
-	doorbell_move(bell, 0);
-	close(bell->fd);
+	if (bell->fd >= 0)
+		close(bell->fd);
 	bell->fd = -1;
 }

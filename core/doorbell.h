@@ -17,6 +17,8 @@ struct doorbell {
 
 /* Returns 0 or -errno. */
 int doorbell_init(struct doorbell *bell, int vm_fd);
+
+/* KVM lets go of it with the VM. */
 void doorbell_fini(struct doorbell *bell);
 
 /* Ring for writes of any length at @address from now on, 0: for none. Returns 0 or -errno. */

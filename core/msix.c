@@ -67,20 +67,15 @@ void msix_fini(struct msix *msix)
 	*msix = (struct msix){ 0 };
 }
 
-static uint16_t control(const struct msix *msix)
-{
-	return pci_get16(msix->device, msix->cap + CONTROL);
-}
-
 bool msix_enabled(const struct msix *msix)
 {
-	return control(msix) & CONTROL_ENABLE;
+	return msix->control & CONTROL_ENABLE;
 }
 
 /* Connect a vector when it may be delivered, as the table says; else disconnect it. */
 static void vector_follow(struct msix *msix, struct msix_vector *vector)
 {
-	bool open = (control(msix) & (CONTROL_ENABLE | CONTROL_MASK)) == CONTROL_ENABLE &&
+	bool open = (msix->control & (CONTROL_ENABLE | CONTROL_MASK)) == CONTROL_ENABLE &&
 	            !(vector->control & VECTOR_MASK);
 
 	if (open)
@@ -91,6 +86,11 @@ static void vector_follow(struct msix *msix, struct msix_vector *vector)
 
 void msix_config_written(struct msix *msix)
 {
+	uint16_t control = pci_get16(msix->device, msix->cap + CONTROL);
+
+	if (control == msix->control)
+		return;
+	msix->control = control;
 	for (unsigned i = 0; i < msix->n; i++)
 		vector_follow(msix, &msix->vector[i]);
 }
@@ -139,8 +139,7 @@ void msix_clear(struct msix *msix)
 			irq_clear(&msix->vector[i].irq);
 }
 
-void msix_raise(const struct msix *msix, unsigned i)
+int msix_eventfd(const struct msix *msix, unsigned i)
 {
-	if (i < msix->n)
-		irq_raise(&msix->vector[i].irq);
+	return msix->vector[i].irq.fd;
 }

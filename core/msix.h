@@ -1,8 +1,8 @@
 /*
  * MSI-X (PCI 3.0 §6.8.2): a device's vectors, their table and their pending bits, behind irqfds.
  *
- * msix_init, msix_fini: main thread. msix_raise: any thread. The rest runs on vCPU threads, under
- * the device's lock.
+ * msix_init, msix_fini: main thread. msix_enabled, msix_eventfd: any thread. The rest runs on vCPU
+ * threads, under the device's lock; msix_config_written under pci's, too.
  */
 #ifndef CORE_MSIX_H
 #define CORE_MSIX_H
@@ -24,7 +24,8 @@ struct msix_vector {
 struct msix {
 	struct irq_router *router;
 	struct pci_device *device;
-	unsigned cap; /* offset of the capability */
+	unsigned cap;             /* offset of the capability */
+	_Atomic uint16_t control; /* its control word, as last written */
 	unsigned n;
 	struct msix_vector *vector;
 };
@@ -50,7 +51,7 @@ uint64_t msix_pba_read(struct msix *msix, uint64_t off, unsigned len);
 /* The device was reset: nothing is pending. */
 void msix_clear(struct msix *msix);
 
-/* Raise vector @i; a number that is not there raises nothing. */
-void msix_raise(const struct msix *msix, unsigned i);
+/* Raising vector @i is writing this eventfd. */
+int msix_eventfd(const struct msix *msix, unsigned i);
 
 #endif

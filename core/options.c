@@ -17,7 +17,7 @@
  */
 #define DEFAULT_CMDLINE                                                                            \
 	"console=ttyS0 quiet panic=-1 reboot=panic_warm random.trust_cpu=on cryptomgr.notests "    \
-	"8250.nr_uarts=1 pci=noearly"
+	"8250.nr_uarts=1 pci=noearly tsc=reliable"
 
 #define CPUS_MAX 254
 

@@ -3,7 +3,8 @@
  * change; what is not there reads as all ones. Knows no device but the host bridge.
  *
  * Port 0xcf9 lies inside CONFIG_ADDRESS: as in Intel's chipsets, byte accesses there reach the
- * reset control register, and only 4-byte accesses reach CONFIG_ADDRESS.
+ * reset control register, and only 4-byte accesses reach CONFIG_ADDRESS. Where writes are deferred
+ * (core/bus.h) a reset by that port waits for the next exit, which Linux makes soon after.
  */
 #include <errno.h>
 #include <string.h>
@@ -104,12 +105,14 @@ static struct pci_device *device_find(struct pci *pci, unsigned devfn)
 
 static uint64_t config_read(struct pci *pci, unsigned devfn, unsigned reg, unsigned len)
 {
-	const struct pci_device *device = device_find(pci, devfn);
+	struct pci_device *device = device_find(pci, devfn);
 	uint64_t value = ~0ull;
 
 	if (device && reg + len <= PCI_CONFIG_SIZE) {
 		value = 0;
 		pthread_mutex_lock(&pci->lock);
+		if (device->reading)
+			device->reading(device, reg, len);
 		memcpy(&value, device->config + reg, len);
 		pthread_mutex_unlock(&pci->lock);
 	}
@@ -210,32 +213,18 @@ static bool address_valid(uint32_t address)
 	return address & CONFIG_ENABLE && !(address & 0x00ff0000);
 }
 
-static uint64_t ports_read(void *dev, uint64_t off, unsigned len)
+static uint64_t address_read(void *dev, uint64_t off, unsigned len)
 {
 	struct pci *pci = dev;
-	uint32_t address = address_get(pci);
 
-	if (off >= 4)
-		return address_valid(address) ? config_read(pci, (address >> 8) & 0xff,
-		                                            (address & 0xfc) + (off - 4), len)
-		                              : ~0ull;
 	if (off == 0 && len == 4)
-		return address;
+		return address_get(pci);
 	return off == RESET_CONTROL && len == 1 ? pci->reset_control : ~0ull;
 }
 
-static void ports_write(void *dev, uint64_t off, unsigned len, uint64_t value)
+static void address_write(void *dev, uint64_t off, unsigned len, uint64_t value)
 {
 	struct pci *pci = dev;
-
-	if (off >= 4) {
-		uint32_t address = address_get(pci);
-
-		if (address_valid(address))
-			config_write(pci, (address >> 8) & 0xff, (address & 0xfc) + (off - 4), len,
-			             value);
-		return;
-	}
 
 	pthread_mutex_lock(&pci->lock);
 	if (off == 0 && len == 4) {
@@ -250,19 +239,45 @@ static void ports_write(void *dev, uint64_t off, unsigned len, uint64_t value)
 	pthread_mutex_unlock(&pci->lock);
 }
 
-static const struct bus_ops ports_ops = { .read = ports_read, .write = ports_write };
+static uint64_t data_read(void *dev, uint64_t off, unsigned len)
+{
+	struct pci *pci = dev;
+	uint32_t address = address_get(pci);
+
+	if (!address_valid(address))
+		return ~0ull;
+	return config_read(pci, (address >> 8) & 0xff, (address & 0xfc) + (unsigned)off, len);
+}
+
+static void data_write(void *dev, uint64_t off, unsigned len, uint64_t value)
+{
+	struct pci *pci = dev;
+	uint32_t address = address_get(pci);
+
+	if (address_valid(address))
+		config_write(pci, (address >> 8) & 0xff, (address & 0xfc) + (unsigned)off, len,
+		             value);
+}
+
+static const struct bus_ops address_ops = {
+	.read = address_read,
+	.write = address_write,
+	.defer_writes = true,
+};
+static const struct bus_ops data_ops = { .read = data_read, .write = data_write };
 static const struct bus_ops ecam_ops = { .read = ecam_read, .write = ecam_write };
 static const struct bus_ops window_ops = { .read = window_read, .write = window_write };
 
 int pci_attach(struct pci *pci, struct bus *bus)
 {
-	const struct bus_range ports = { pci->at.ports, 8, "pci-config", &ports_ops, pci };
-	const struct bus_range ecam = { pci->at.ecam, ECAM_BUS_BYTES, "pci-ecam", &ecam_ops, pci };
-	const struct bus_range window = { pci->at.mmio, pci->at.mmio_len, "pci-bar", &window_ops,
-		                          pci };
-	int err = bus_add(bus, BUS_PORT, &ports);
+	const struct pci_config *at = &pci->at;
+	const struct bus_range address = { at->ports, 4, "pci-address", &address_ops, pci };
+	const struct bus_range data = { at->ports + 4, 4, "pci-data", &data_ops, pci };
+	const struct bus_range ecam = { at->ecam, ECAM_BUS_BYTES, "pci-ecam", &ecam_ops, pci };
+	const struct bus_range window = { at->mmio, at->mmio_len, "pci-bar", &window_ops, pci };
+	int err = bus_add(bus, BUS_PORT, &address);
 
-	if (!err)
-		err = bus_add(bus, BUS_MMIO, &ecam);
+	err = err ? err : bus_add(bus, BUS_PORT, &data);
+	err = err ? err : bus_add(bus, BUS_MMIO, &ecam);
 	return err ? err : bus_add(bus, BUS_MMIO, &window);
 }

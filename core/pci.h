@@ -63,6 +63,8 @@ struct pci_device {
 	unsigned caps_end; /* what follows it; 0: nothing yet */
 	/* The guest wrote @len bytes at @reg; config holds the result. Under pci's lock. */
 	void (*written)(struct pci_device *device, unsigned reg, unsigned len);
+	/* The guest reads there: config may be brought up to date before. NULL, or as above. */
+	void (*reading)(struct pci_device *device, unsigned reg, unsigned len);
 };
 
 struct pci {

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <time.h>
 
 #include "io/ring.h"
@@ -33,6 +34,10 @@ const struct ring_name ring_opcodes[] = {
 };
 
 #define OPCODES_N (sizeof(ring_opcodes) / sizeof(ring_opcodes[0]) - 1)
+
+/* What CQEs carry that belong to no operation. */
+#define DATA_CANCEL NULL
+#define DATA_SIGNAL ((void *)1) /* it failed: the eventfd was full */
 
 static void list_init(struct io_op *head)
 {
@@ -76,15 +81,17 @@ static int check_opcodes(struct io_uring *uring)
  */
 static int restrict_opcodes(struct io_uring *uring, bool fd_registered)
 {
-	struct io_uring_restriction allowed[OPCODES_N + 1] = { 0 };
+	struct io_uring_restriction allowed[OPCODES_N + 2] = { 0 };
 
 	for (unsigned i = 0; i < OPCODES_N; i++) {
 		allowed[i].opcode = IORING_RESTRICTION_SQE_OP;
 		allowed[i].sqe_op = (uint8_t)ring_opcodes[i].value;
 	}
-	allowed[OPCODES_N].opcode = IORING_RESTRICTION_REGISTER_OP;
-	allowed[OPCODES_N].register_op = IORING_UNREGISTER_RING_FDS;
-	return io_uring_register_restrictions(uring, allowed, OPCODES_N + fd_registered);
+	allowed[OPCODES_N].opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED;
+	allowed[OPCODES_N].sqe_flags = IOSQE_CQE_SKIP_SUCCESS;
+	allowed[OPCODES_N + 1].opcode = IORING_RESTRICTION_REGISTER_OP;
+	allowed[OPCODES_N + 1].register_op = IORING_UNREGISTER_RING_FDS;
+	return io_uring_register_restrictions(uring, allowed, OPCODES_N + 1 + fd_registered);
 }
 
 int ring_init_flags(struct ring *ring, unsigned entries, unsigned flags)
@@ -112,6 +119,7 @@ int ring_init_flags(struct ring *ring, unsigned entries, unsigned flags)
 	err = io_uring_enable_rings(&ring->uring);
 	if (err)
 		goto exit;
+	ring->silent = ring->uring.features & IORING_FEAT_CQE_SKIP;
 	return 0;
 exit:
 	io_uring_queue_exit(&ring->uring);
@@ -192,10 +200,10 @@ static void reap(struct ring *ring)
 		struct io_op *op = io_uring_cqe_get_data(cqe);
 
 		n++;
-		if (!op) {
+		if (op == DATA_CANCEL)
 			ring->cancels--;
+		if (op == DATA_CANCEL || op == DATA_SIGNAL)
 			continue;
-		}
 		op->res = cqe->res;
 		list_remove(op);
 		list_append(&ring->reaped, op);
@@ -273,6 +281,15 @@ void ring_writev(struct ring *ring, struct io_op *op, int fd, const struct iovec
 	io_uring_sqe_set_data(sqe, op);
 }
 
+void ring_writev_durable(struct ring *ring, struct io_op *op, int fd, const struct iovec *iov,
+                         unsigned n, uint64_t offset)
+{
+	struct io_uring_sqe *sqe = op_start(ring, op);
+
+	io_uring_prep_writev2(sqe, fd, iov, n, offset, RWF_DSYNC);
+	io_uring_sqe_set_data(sqe, op);
+}
+
 void ring_fdatasync(struct ring *ring, struct io_op *op, int fd)
 {
 	struct io_uring_sqe *sqe = op_start(ring, op);
@@ -314,7 +331,23 @@ void ring_cancel(struct ring *ring, struct io_op *op)
 
 	ring->cancels++;
 	io_uring_prep_cancel(sqe, op, 0);
-	io_uring_sqe_set_data(sqe, NULL);
+	io_uring_sqe_set_data(sqe, DATA_CANCEL);
+}
+
+/* Without a CQE, or the wait that follows would end with it. */
+void ring_signal(struct ring *ring, int fd)
+{
+	static const uint64_t one = 1;
+	struct io_uring_sqe *sqe;
+
+	if (!ring->silent) {
+		eventfd_write(fd, one);
+		return;
+	}
+	sqe = sqe_get(ring);
+	io_uring_prep_write(sqe, fd, &one, sizeof(one), (uint64_t)-1);
+	io_uring_sqe_set_data(sqe, DATA_SIGNAL);
+	io_uring_sqe_set_flags(sqe, IOSQE_CQE_SKIP_SUCCESS);
 }
 
 static void watch_start(struct io_watch *watch)

@@ -65,6 +65,7 @@ struct ring {
 	unsigned in_flight; /* how many are started */
 	unsigned cancels;   /* ring_cancel()s that the kernel has not answered */
 	bool closing;
+	bool silent; /* an operation may end without a completion (IORING_FEAT_CQE_SKIP) */
 
 	uint64_t enters; /* since ring_init: system calls, */
 	uint64_t sqes;   /* entries queued, */
@@ -117,6 +118,10 @@ void ring_readv(struct ring *ring, struct io_op *op, int fd, const struct iovec 
 void ring_writev(struct ring *ring, struct io_op *op, int fd, const struct iovec *iov, unsigned n,
                  uint64_t offset);
 
+/* ring_writev, done when a loss of power does not undo it any more (RWF_DSYNC). */
+void ring_writev_durable(struct ring *ring, struct io_op *op, int fd, const struct iovec *iov,
+                         unsigned n, uint64_t offset);
+
 /* fdatasync(2), fallocate(2) with its @mode. */
 void ring_fdatasync(struct ring *ring, struct io_op *op, int fd);
 void ring_fallocate(struct ring *ring, struct io_op *op, int fd, int mode, uint64_t offset,
@@ -126,6 +131,12 @@ void ring_fallocate(struct ring *ring, struct io_op *op, int fd, int mode, uint6
 void ring_poll(struct ring *ring, struct io_op *op, int fd, unsigned events);
 
 void ring_timeout(struct ring *ring, struct io_timer *timer, uint64_t nsec);
+
+/*
+ * Add 1 to the eventfd @fd, which has EFD_NONBLOCK: with all else that this batch queues, or before
+ * Linux 5.17 by a system call of its own. There is no done().
+ */
+void ring_signal(struct ring *ring, int fd);
 
 /* Ask for @op, which is started, to end soon; its done() gets -ECANCELED, -EINTR or its result. */
 void ring_cancel(struct ring *ring, struct io_op *op);

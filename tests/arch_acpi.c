@@ -63,10 +63,10 @@ struct tables {
 	const uint8_t *xsdt, *fadt, *madt, *mcfg, *dsdt, *facs;
 };
 
-static void tables_init(struct tables *t, unsigned ncpus)
+static void tables_init(struct tables *t, unsigned ncpus, bool legacy)
 {
 	assert_int_equal(mem_init(&t->mem, 2 << 20), 0);
-	t->rsdp = acpi_write(&t->mem, ncpus);
+	t->rsdp = acpi_write(&t->mem, ncpus, legacy);
 	assert_int_equal(t->rsdp, LAYOUT_ACPI);
 
 	const uint8_t *rsdp = guest(&t->mem, t->rsdp, 36);
@@ -93,26 +93,52 @@ static void tables_init(struct tables *t, unsigned ncpus)
 	assert_int_equal(get(t->facs + 4, 4), 64);
 }
 
-static void fadt(void **state)
+/* What does not depend on the kind of hardware. */
+static void fadt_common(const struct tables *t)
+{
+	assert_int_equal(get(t->fadt + 4, 4), 276);
+	assert_int_equal(t->fadt[8], 6);
+	assert_int_equal(get(t->fadt + 48, 4), 0);            /* SMI_CMD */
+	assert_int_equal(get(t->fadt + 80, 8), 0);            /* no GPE */
+	assert_int_equal(get(t->fadt + 109, 2) & 0x3e, 0x14); /* VGA, ASPM: none; 8042: not told */
+	assert_memory_equal(t->fadt + 116, ((uint8_t[]){ 1, 8, 0, 1 }), 4);
+	assert_int_equal(get(t->fadt + 120, 8), PORT_I8042 + 4);
+	assert_int_equal(t->fadt[128], 0xfe);
+}
+
+static void fadt_reduced(void **state)
 {
 	struct tables t;
 
 	(void)state;
-	tables_init(&t, 1);
-	assert_int_equal(get(t.fadt + 4, 4), 276);
-	assert_int_equal(t.fadt[8], 6);
+	tables_init(&t, 1, false);
+	fadt_common(&t);
+	assert_int_equal(get(t.fadt + 56, 8), 0);
+	assert_int_equal(get(t.fadt + 64, 8), 0);
+	assert_int_equal(get(t.fadt + 72, 8), 0);
+	assert_int_equal(get(t.fadt + 88, 4), 0);
+	assert_int_equal(get(t.fadt + 112, 4), 0x100475);
+	assert_memory_equal(t.fadt + 244, ((uint8_t[]){ 1, 8, 0, 1 }), 4);
+	assert_int_equal(get(t.fadt + 248, 8), PORT_PM1_CNT + 1);
+	assert_memory_equal(t.fadt + 256, ((uint8_t[]){ 1, 8, 0, 1 }), 4);
+	assert_int_equal(get(t.fadt + 260, 8), PORT_PM1_EVT + 1);
+	mem_fini(&t.mem);
+}
+
+static void fadt_legacy(void **state)
+{
+	struct tables t;
+
+	(void)state;
+	tables_init(&t, 1, true);
+	fadt_common(&t);
 	assert_int_equal(get(t.fadt + 46, 2), IRQ_SCI);
-	assert_int_equal(get(t.fadt + 48, 4), 0); /* SMI_CMD */
 	assert_int_equal(get(t.fadt + 56, 4), PORT_PM1_EVT);
 	assert_int_equal(get(t.fadt + 64, 4), PORT_PM1_CNT);
 	assert_int_equal(get(t.fadt + 76, 4), PORT_PM_TMR);
-	assert_int_equal(get(t.fadt + 80, 8), 0); /* no GPE */
 	assert_memory_equal(t.fadt + 88, ((uint8_t[]){ 4, 2, 0, 4 }), 4);
-	assert_int_equal(get(t.fadt + 109, 2) & 0x3e, 0x14); /* VGA, ASPM: none; 8042: not told */
 	assert_int_equal(get(t.fadt + 112, 4), 0x575);
-	assert_memory_equal(t.fadt + 116, ((uint8_t[]){ 1, 8, 0, 1 }), 4);
-	assert_int_equal(get(t.fadt + 120, 8), PORT_RESET);
-	assert_int_equal(t.fadt[128], 6);
+	assert_int_equal(get(t.fadt + 248, 8), 0);
 	mem_fini(&t.mem);
 }
 
@@ -126,7 +152,7 @@ static void madt(void **state)
 		const uint8_t *at, *end;
 		struct tables t;
 
-		tables_init(&t, counts[i]);
+		tables_init(&t, counts[i], i % 2);
 		assert_int_equal(get(t.madt + 36, 4), LAYOUT_LAPIC);
 		end = t.madt + get(t.madt + 4, 4);
 		for (at = t.madt + 44; at < end; at += at[1]) {
@@ -171,7 +197,7 @@ static void mcfg(void **state)
 	struct tables t;
 
 	(void)state;
-	tables_init(&t, 1);
+	tables_init(&t, 1, false);
 	assert_int_equal(get(t.mcfg + 4, 4), 60);
 	assert_int_equal(get(t.mcfg + 44, 8), LAYOUT_ECAM);
 	assert_int_equal(get(t.mcfg + 52, 4), 0); /* segment 0, buses 0..0 */
@@ -223,7 +249,7 @@ static void dsdt_agrees_with_layout(void **state)
 	struct tables t;
 
 	(void)state;
-	tables_init(&t, 1);
+	tables_init(&t, 1, false);
 	assert_int_equal(count(&t, window, sizeof(window)), 1);
 	assert_int_equal(count(&t, ports, sizeof(ports)), 1);
 	assert_int_equal(count(&t, ecam, sizeof(ecam)), 1);
@@ -241,7 +267,7 @@ static void pci_routing(void **state)
 	struct tables t;
 
 	(void)state;
-	tables_init(&t, 1);
+	tables_init(&t, 1, false);
 	for (unsigned slot = 1; slot < 32; slot++) {
 		for (unsigned pin = 0; pin < 4; pin++) {
 			/* Package (4) { DWord address, pin, Zero, Byte GSI }; 0 and 1 are opcodes.
@@ -267,7 +293,7 @@ static void no_room(void **state)
 
 	(void)state;
 	assert_int_equal(mem_init(&mem, LAYOUT_ACPI), 0);
-	assert_int_equal(acpi_write(&mem, 1), 0);
+	assert_int_equal(acpi_write(&mem, 1, false), 0);
 	mem_fini(&mem);
 }
 
@@ -301,14 +327,16 @@ static void iasl(void **state)
 	if (system("command -v iasl >/dev/null"))
 		skip();
 	assert_non_null(mkdtemp(dir));
-	tables_init(&t, 3);
-	disassemble(dir, "xsdt", t.xsdt);
-	disassemble(dir, "facp", t.fadt);
-	disassemble(dir, "apic", t.madt);
-	disassemble(dir, "mcfg", t.mcfg);
-	disassemble(dir, "facs", t.facs);
-	disassemble(dir, "dsdt", t.dsdt);
-	mem_fini(&t.mem);
+	for (int legacy = 0; legacy < 2; legacy++) {
+		tables_init(&t, 3, legacy);
+		disassemble(dir, "xsdt", t.xsdt);
+		disassemble(dir, "facp", t.fadt);
+		disassemble(dir, "apic", t.madt);
+		disassemble(dir, "mcfg", t.mcfg);
+		disassemble(dir, "facs", t.facs);
+		disassemble(dir, "dsdt", t.dsdt);
+		mem_fini(&t.mem);
+	}
 	snprintf(command, sizeof(command), "rm -r %s", dir);
 	assert_int_equal(system(command), 0);
 }
@@ -316,9 +344,13 @@ static void iasl(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(fadt),        cmocka_unit_test(madt),
-		cmocka_unit_test(mcfg),        cmocka_unit_test(dsdt_agrees_with_layout),
-		cmocka_unit_test(pci_routing), cmocka_unit_test(no_room),
+		cmocka_unit_test(fadt_reduced),
+		cmocka_unit_test(fadt_legacy),
+		cmocka_unit_test(madt),
+		cmocka_unit_test(mcfg),
+		cmocka_unit_test(dsdt_agrees_with_layout),
+		cmocka_unit_test(pci_routing),
+		cmocka_unit_test(no_room),
 		cmocka_unit_test(iasl),
 	};
 

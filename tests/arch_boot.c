@@ -197,12 +197,12 @@ static void elf_by_pvh(void **state)
 		uint64_t end;
 		uint32_t type;
 	} map[] = {
-		{0,                    LAYOUT_LOW_RAM_END,            1},
-		{ LAYOUT_EBDA,         MIB,                           2},
-		{ MIB,                 3 * GIB,                       1},
-		{ LAYOUT_ECAM,         LAYOUT_ECAM + LAYOUT_ECAM_LEN, 2},
-		{ LAYOUT_IDENTITY_MAP, LAYOUT_TSS + 3 * 4096,         2},
-		{ 4 * GIB,             7 * GIB,                       1},
+		{ 0, LAYOUT_LOW_RAM_END, 1 },
+		{ LAYOUT_EBDA, MIB, 2 },
+		{ MIB, 3 * GIB, 1 },
+		{ LAYOUT_ECAM, LAYOUT_ECAM + LAYOUT_ECAM_LEN, 2 },
+		{ LAYOUT_IDENTITY_MAP, LAYOUT_TSS + 3 * 4096, 2 },
+		{ 4 * GIB, 7 * GIB, 1 },
 	};
 	struct bench b;
 

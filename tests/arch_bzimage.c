@@ -175,10 +175,7 @@ static void truncated_signature(void **state)
 	static const struct {
 		uint16_t magic;
 		size_t directories;
-	} pe[] = {
-		{0x10b,  96 },
-                { 0x20b, 112}
-	};
+	} pe[] = { { 0x10b, 96 }, { 0x20b, 112 } };
 	struct bz_file file;
 	struct image image;
 

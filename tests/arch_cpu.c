@@ -101,8 +101,8 @@ static void features(void **state)
 
 	(void)state;
 	BUILD(&model, intel, 1, 0);
-	/* Hidden: MONITOR, VMX, PDCM; shown: x2APIC, TSC deadline, hypervisor; kept: the rest. */
-	assert_int_equal(leaf(&model, 1, 0).ecx, 0x5 | 1u << 21 | 1u << 24 | 1u << 31);
+	/* Hidden: MONITOR, VMX, PDCM; shown: TSC deadline, hypervisor; kept: the rest. */
+	assert_int_equal(leaf(&model, 1, 0).ecx, 0x5 | 1u << 24 | 1u << 31);
 	assert_int_equal(leaf(&model, 7, 0).ebx, 0xf1bf27eb);
 	assert_int_equal(leaf(&model, 7, 0).ecx, 0x00c00140);
 	assert_int_equal(leaf(&model, 7, 1).ebx, 4);
@@ -118,7 +118,11 @@ static void features(void **state)
 	model.cpuid.nent = 1;
 	model.cpuid.entries[0].function = 1;
 	cpu_cpuid_vm(&model.cpuid, 1, false);
-	assert_int_equal(leaf(&model, 1, 0).ecx, 1u << 21 | 1u << 31);
+	assert_int_equal(leaf(&model, 1, 0).ecx, 1u << 31);
+
+	/* x2APIC where there are IPIs to send. */
+	BUILD(&model, intel, 2, 0);
+	assert_int_equal(leaf(&model, 1, 0).ecx, 0x5 | 1u << 21 | 1u << 24 | 1u << 31);
 }
 
 static void intel_topology(void **state)

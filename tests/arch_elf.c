@@ -208,10 +208,7 @@ static void notes_by_alignment(void **state)
 	static const struct {
 		unsigned align;
 		size_t pvh; /* where the second note begins */
-	} cases[] = {
-		{4,  12 + 8 + 4 },
-                { 8, 12 + 12 + 8}
-	};
+	} cases[] = { { 4, 12 + 8 + 4 }, { 8, 12 + 12 + 8 } };
 	struct elf_file file;
 	struct image image;
 

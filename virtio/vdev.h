@@ -81,35 +81,76 @@ struct vdev_world {
 	unsigned intx_n;
 };
 
+/* Unless said otherwise a field is the I/O thread's. */
 struct vdev_queue {
 	struct vdev *vdev;
 	unsigned index;
-
-	struct virtq virtq; /* I/O thread */
-	bool stopping;      /* likewise: ops->stop() was called, chains are still in flight */
+	struct virtq virtq;
+	bool stopping; /* ops->stop() was called, chains are still in flight */
 	struct io_watch kick;
+	uint64_t kicks;    /* since vdev_init(): wake-ups, */
+	uint64_t requests; /* chains given back */
 
-	/* The registers (§4.1.4.3), under vdev->lock; frozen while queue_enable is set. */
+	/* Registers (§4.1.4.3), under vdev->lock; while queue_enable is set all before it hold. */
 	uint16_t queue_size;
-	bool queue_enable;
-	bool queue_reset;
 	gpa_t queue_desc;
 	gpa_t queue_driver;
 	gpa_t queue_device;
-	struct doorbell doorbell;
+	bool queue_enable;
+	bool queue_reset;
 	_Atomic uint16_t queue_msix_vector; /* written under the lock */
+	struct doorbell doorbell;           /* moved under the lock */
+};
+
+enum vdev_state {
+	VDEV_IDLE,      /* the driver negotiates; the I/O thread has nothing to do with it */
+	VDEV_LIVE,      /* DRIVER_OK: the I/O thread serves each queue that is enabled */
+	VDEV_BROKEN,    /* needs a reset: the I/O thread stops all queues */
+	VDEV_RESETTING, /* the same, and then the device is idle; registers cannot be written */
 };
 
 /* A device, inside its owner's struct; container_of() finds that. */
 struct vdev {
 	const struct vdev_kind *kind;
 	const struct vdev_world *world;
-	uint64_t features; /* negotiated; constant from start() until all queues are stopped */
 	struct vdev_queue *queue; /* kind->nqueues of them */
+	uint64_t features;        /* negotiated; constant while the device is not idle */
 
-	pthread_mutex_t lock; /* guards what follows; taken within pci's lock, never around it */
+	/* The I/O thread's. */
+	struct io_watch noted; /* something below was written */
+	struct ring_hook batch;
+	bool follow;         /* at the end of this batch: look at what was noted, */
+	bool config_raise;   /* raise a configuration interrupt, */
+	uint64_t pushed;     /* flush these queues (a bit each) */
+	bool started;        /* ops->start() was called */
+	uint64_t interrupts; /* since vdev_init() */
+	struct irq intx;     /* opened when it is first raised */
+	struct io_watch eoi;
+
+	/* The lock guards what follows. It is taken within pci's lock, never around it. */
+	pthread_mutex_t lock;
+	enum vdev_state state;
+	bool config_noted; /* the driver wrote config */
 	_Alignas(8) uint8_t config[VDEV_CONFIG_MAX];
-	/* ... */
+
+	/* Registers (§4.1.4.3) and what PCI tells. */
+	uint32_t device_feature_select;
+	uint32_t driver_feature_select;
+	uint8_t device_status;
+	uint8_t config_generation;
+	uint16_t queue_select;
+	struct msix msix;
+	bool mastering; /* the guest lets the device access memory */
+	uint64_t bar;   /* where it is; 0: nowhere */
+
+	/* Written under the lock, read anywhere. */
+	_Atomic uint16_t config_msix_vector;
+	_Atomic uint8_t isr; /* §4.1.4.5; set by the I/O thread, cleared as it is read */
+	_Atomic bool intx_off;
+
+	/* Under pci's lock. */
+	struct pci_device pci;
+	unsigned window; /* where in it the access window is (§4.1.4.9) */
 };
 
 /*

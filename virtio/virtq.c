@@ -133,8 +133,10 @@ static int chain_read(const struct virtq *q, uint16_t head, struct virtq_chain *
 int virtq_pop(struct virtq *q, struct virtq_chain *chain)
 {
 	if (q->next_avail == q->avail_idx) {
-		/* Before the entries and their descriptors; pairs with the driver's barrier
-		 * between those and idx (§2.7.13.3.1). */
+		/*
+		 * Before the entries and their descriptors: acquire, pairs with the driver's
+		 * barrier between writing those and idx (§2.7.13.3.1).
+		 */
 		uint16_t idx = __atomic_load_n(&q->avail->idx, __ATOMIC_ACQUIRE);
 
 		if (idx == q->next_avail)

@@ -12,14 +12,15 @@
  *
  * A request is a chain: first what the device reads, then what it writes.
  *
- *   avail.ring   | 5 | 7 | 2 | . |          desc[5] -> desc[6] -> desc[1]     (by `next`)
- *                          ^   ^            desc[7] -> a table elsewhere      (indirect: one
- *                          |   avail.idx: next to be offered                  slot, any length)
- *                          next_avail: next to be popped, private to the device
+ *                    next_avail: next to be popped; the device's own note
+ *                    | avail.idx: next to be offered
+ *                    v v
+ *   avail.ring   5 7 2 . . . . .        desc[5] -> desc[6] -> desc[1]      linked by `next`
+ *   used.ring    7 . . . . . . .        desc[7] -> a table elsewhere       indirect: one entry,
+ *                  ^                    desc[2] -> desc[0]                 many segments
+ *                  used.idx: next to be returned
  *
- *   used.ring    | 7 | . | . | . |          5 is in flight, 7 is done and 2 waits
- *                      ^
- *                      used.idx: next to be returned
+ * Here 5 is in flight, 7 is done and 2 waits.
  *
  * An idx counts for ever, modulo 2^16 and not modulo the size. So full and empty look different,
  * `new - old` in 16 bits is right across the wrap, and idx & (size - 1) is the slot: sizes are
@@ -29,9 +30,10 @@
  * what lies before used.idx is the driver's again. All else is plain memory: storing an idx with
  * release and reading it with acquire is all the order that passing data needs.
  *
- * Sleeping needs more. Each side writes at the end of its own ring when it wants to be notified:
- * yes or no in `flags` or, with VIRTIO_F_EVENT_IDX, "when your idx passes this" (used_event behind
- * the available ring, avail_event behind the used ring). Then, whichever way the chains travel:
+ * Sleeping needs more. Each side writes into its own ring when it wants to be notified: yes or no
+ * in `flags` or, with VIRTIO_F_EVENT_IDX, "when your idx passes this" behind the last entry
+ * (used_event in the available ring, avail_event in the used ring). Then, whichever way the chains
+ * travel:
  *
  *   who waits                            who works
  *     writes: wake me at n                 writes: idx is n + 1 now
@@ -42,7 +44,7 @@
  * and the queue stands still for ever. virtq_kicks_on() is the left column for available chains,
  * virtq_flush() the right one for used chains; the driver has the other halves.
  *
- * A device serves a queue thus, and kicks cost nothing while it is busy:
+ * A device serves a queue thus, and is not kicked while it is busy:
  *
  *   do {
  *           virtq_kicks_off(q);
@@ -52,7 +54,7 @@
  *
  * As I/O completes: virtq_push(). After each batch, once: if (virtq_flush(q)) raise the interrupt.
  * Chains pushed between two flushes reach the driver all together, as the buffers of one received
- * packet must (§5.1.6.3.2).
+ * packet must (§5.1.6.4.1).
  *
  * Nothing the driver writes is believed. It may write at any time, so each value is read once and
  * what was read is checked. What virtq_pop() gives out was true once and stays safe: iov points

@@ -85,8 +85,11 @@ static void cpuid_leaf(struct kvm_cpuid_entry2 *leaf, unsigned ncpus, bool amd, 
 	switch (leaf->function) {
 	case 0x1: /* no nested virtualization; no MONITOR, which never sleeps in a guest */
 		leaf->ebx = (leaf->ebx & 0xff00ffff) | ncpus << 16;
-		leaf->ecx &= ~(ECX_MONITOR | ECX_VMX | ECX_PDCM);
-		leaf->ecx |= ECX_X2APIC | ECX_HYPERVISOR | (tsc_deadline ? ECX_TSC_DEADLINE : 0);
+		leaf->ecx &= ~(ECX_MONITOR | ECX_VMX | ECX_PDCM | ECX_X2APIC);
+		/* Linux saves and restores the IOAPIC around x2APIC: 192 exits, good IPIs for SMP.
+		 */
+		leaf->ecx |= ncpus > 1 ? ECX_X2APIC : 0;
+		leaf->ecx |= ECX_HYPERVISOR | (tsc_deadline ? ECX_TSC_DEADLINE : 0);
 		leaf->edx = (leaf->edx & ~EDX_HTT) | (ncpus > 1 ? EDX_HTT : 0);
 		break;
 	case 0x4:

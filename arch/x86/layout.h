@@ -14,10 +14,10 @@
 #define LAYOUT_PAGE_TABLES 0x00009000ull /* PML4, PDPT, four page directories: 6 pages */
 #define LAYOUT_CMDLINE     0x00020000ull
 #define LAYOUT_CMDLINE_MAX 0x00010000ull
-#define LAYOUT_EBDA        0x0009fc00ull /* MP floating pointer and table start here */
+#define LAYOUT_EBDA        0x0009fc00ull /* the MP floating pointer; its table is in mptable.h */
 #define LAYOUT_LOW_RAM_END LAYOUT_EBDA
 #define LAYOUT_ACPI        0x000e0000ull /* RSDP first, all other tables behind it */
-#define LAYOUT_ACPI_END    0x00100000ull
+#define LAYOUT_ACPI_END    0x000f0000ull
 #define LAYOUT_HIGH_RAM    0x00100000ull
 
 /* The hole below 4 GiB (MEM_HOLE_START..MEM_HOLE_END). */
@@ -40,7 +40,6 @@
 #define PORT_PM1_CNT    0x0604
 #define PORT_PM_TMR     0x0608
 #define PORT_PCI_CONF   0x0cf8 /* address; data at 0xcfc */
-#define PORT_RESET      0x0cf9
 #define PORT_MARKER     0x4b52 /* "KR": a byte written here is a mark in --timings */
 #define PORT_PCI_IO     0xc000 /* I/O BARs */
 #define PORT_PCI_IO_LEN 0x3000

@@ -3,7 +3,8 @@
  * time from exec.
  *
  * As PID 1 (/init of the test initramfs) it marks 1, "init reached", before anything else happens, and then becomes
- * the shell that runs /jobs/init. From a shell `mark N` marks N; the exit status is 1 where the port is refused.
+ * the shell that runs /jobs/init. From a shell `mark N` marks N, and `mark N PORT` writes to another port; the exit
+ * status is 1 where the port is refused.
  *
  * Freestanding: no libc start-up lies between the kernel and the mark.
  */
@@ -22,17 +23,17 @@ static long syscall3(long number, long a, long b, long c)
 	return result;
 }
 
-static int mark(unsigned char value)
+static int mark(long value, long port)
 {
-	if (syscall3(__NR_ioperm, MARKER_PORT, 1, 1) < 0)
+	if (syscall3(__NR_ioperm, port, 1, 1) < 0)
 		return 1;
-	__asm__ volatile("outb %b0, %w1" : : "a"(value), "Nd"(MARKER_PORT));
+	__asm__ volatile("outb %b0, %w1" : : "a"(value), "Nd"(port));
 	return 0;
 }
 
-static unsigned char number(const char *s)
+static long number(const char *s)
 {
-	unsigned char value = 0;
+	long value = 0;
 
 	while (*s >= '0' && *s <= '9')
 		value = value * 10 + (*s++ - '0');
@@ -44,11 +45,14 @@ __attribute__((used)) static void start(long *stack)
 {
 	static const char *const shell[] = { "sh", "/jobs/init", 0 };
 	const char **argv = (const char **)(stack + 1);
+	long argc = stack[0];
 	int failed;
 
-	failed = mark(stack[0] > 1 && syscall3(__NR_getpid, 0, 0, 0) != 1 ? number(argv[1]) : 1);
-	if (syscall3(__NR_getpid, 0, 0, 0) == 1)
-		syscall3(__NR_execve, (long)"/bin/busybox", (long)shell, (long)(argv + stack[0] + 1));
+	if (syscall3(__NR_getpid, 0, 0, 0) == 1) {
+		mark(1, MARKER_PORT);
+		syscall3(__NR_execve, (long)"/bin/busybox", (long)shell, (long)(argv + argc + 1));
+	}
+	failed = mark(argc > 1 ? number(argv[1]) : 1, argc > 2 ? number(argv[2]) : MARKER_PORT);
 	syscall3(__NR_exit, failed, 0, 0);
 	__builtin_unreachable();
 }
