@@ -6,6 +6,7 @@ CC     := gcc
 endif
 CFLAGS ?= -O2 -g
 IASL   ?= iasl
+STRIP  ?= strip
 
 ROOMS := core arch/x86 virtio io
 WARN  := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla \
@@ -20,7 +21,10 @@ LIB := $(BUILD)/libkring.a
 
 all: $(BUILD)/kring
 
-$(BUILD)/kring: $(BUILD)/core/main.o $(LIB)
+$(BUILD)/kring: $(BUILD)/kring.debug
+	$(STRIP) -o $@ $<
+
+$(BUILD)/kring.debug: $(BUILD)/core/main.o $(LIB)
 	$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) -o $@ $^ -luring
 
 $(LIB): $(filter-out $(BUILD)/core/main.o,$(OBJ))

@@ -16,7 +16,7 @@ static char why[WHY_MAX];
 static int parse(struct options *options, const char *line)
 {
 	static char words[512];
-	char *argv[32] = { "kring" };
+	char *argv[32] = { (char *)"kring" };
 	int argc = 1;
 
 	strcpy(words, line);
