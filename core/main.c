@@ -4,11 +4,18 @@
  */
 #include <fcntl.h>
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "core/main.h"
 #include "core/stats.h"
 #include "core/vm.h"
+
+int main_fail(const char *what, int err)
+{
+	fprintf(stderr, "kring: %s: %s\n", what, strerror(-err));
+	return err;
+}
 
 /* A standard stream that is closed would become the number of the next file opened: KVM, a ring. */
 static void open_closed_streams(void)

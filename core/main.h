@@ -14,4 +14,7 @@
 int main_boot(const struct options *options, uint64_t exec_ns);
 int main_probe(const struct options *options);
 
+/* Say that @what failed, and why; returns @err, a -errno. */
+int main_fail(const char *what, int err);
+
 #endif

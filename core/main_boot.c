@@ -13,32 +13,12 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
-#include "arch/x86/acpi.h"
-#include "arch/x86/boot.h"
-#include "arch/x86/cpu.h"
-#include "arch/x86/i8042.h"
-#include "arch/x86/layout.h"
-#include "arch/x86/pm.h"
-#include "arch/x86/ports.h"
-#include "arch/x86/rtc.h"
-#include "arch/x86/uart.h"
 #include "core/main.h"
-#include "core/pci.h"
-#include "core/stats.h"
-#include "core/trace.h"
-#include "core/vcpu.h"
+#include "core/main_machine.h"
 #include "io/console.h"
-#include "io/ring.h"
 
 #define RING_ENTRIES 256
 #define DRAIN_NSEC   2000000000ull /* for the last output of a guest that was ended from outside */
-
-/*
- * The BIOS data area's reset flag: Linux writes it on every reset, 0x1234 for a warm one. With
- * reboot=panic_warm on the command line only a panic is warm (kernel-parameters.txt, "reboot=").
- */
-#define RESET_FLAG      0x472
-#define RESET_FLAG_WARM 0x1234
 
 enum end {
 	END_NONE,
@@ -67,46 +47,6 @@ struct session {
 	bool give_up; /* do not wait for the last output either */
 };
 
-struct machine {
-	struct vm vm;
-	struct mem mem;
-	struct bus bus;
-	struct irq com1_irq;
-	struct irq rtc_irq;
-	struct io_watch rtc_watch;
-	struct uart uart;
-	struct rtc rtc;
-	struct i8042 i8042;
-	struct pm pm;
-	struct ports ports;
-	struct pci pci;
-	struct stats stats;
-	struct trace trace;
-	struct vcpu_world world;
-	pthread_mutex_t deferred_lock;
-	struct vcpu *vcpu;
-	unsigned nvcpus; /* that exist */
-	bool legacy;     /* the guest will not use ACPI or the IOAPIC */
-};
-
-static const struct vm_config vm_places = {
-	.tss = LAYOUT_TSS,
-	.identity_map = LAYOUT_IDENTITY_MAP,
-};
-
-static const struct pci_config pci_places = {
-	.ports = PORT_PCI_CONF,
-	.ecam = LAYOUT_ECAM,
-	.mmio = LAYOUT_PCI_MMIO,
-	.mmio_len = LAYOUT_PCI_MMIO_LEN,
-};
-
-static int fail(const char *what, int err)
-{
-	fprintf(stderr, "kring: %s: %s\n", what, strerror(-err));
-	return err;
-}
-
 /* The serial line, one end at the UART, the other at the console. */
 
 static size_t uart_to_console(void *arg, const uint8_t *bytes, size_t n)
@@ -122,6 +62,11 @@ static void uart_wants_input(void *arg)
 
 	console_resume_input(&session->console);
 }
+
+static const struct uart_backend serial = {
+	.write = uart_to_console,
+	.want_input = uart_wants_input,
+};
 
 static size_t console_to_uart(void *arg, const uint8_t *bytes, size_t n)
 {
@@ -258,10 +203,10 @@ static int session_init(struct session *session, const struct options *options, 
 
 	err = timings_open(session, options->timings);
 	if (err)
-		return fail(options->timings, err);
+		return main_fail(options->timings, err);
 	err = power_init(&session->power);
 	if (err) {
-		fail("eventfd", err);
+		main_fail("eventfd", err);
 		goto no_power;
 	}
 	err = ring_init(&session->ring, RING_ENTRIES);
@@ -272,12 +217,12 @@ static int session_init(struct session *session, const struct options *options, 
 	err = console_init(&session->console, &session->ring, options->console, &console_ops,
 	                   session);
 	if (err) {
-		fail(options->console, err);
+		main_fail(options->console, err);
 		goto no_console;
 	}
 	err = signals_init(session);
 	if (err) {
-		fail("signalfd", err);
+		main_fail("signalfd", err);
 		goto no_signals;
 	}
 
@@ -311,7 +256,7 @@ static int session_fini(struct session *session)
 	close(session->signal_fd);
 	power_fini(&session->power);
 	if (session->timings && fflush(session->timings))
-		err = fail(session->options->timings, -errno);
+		err = main_fail(session->options->timings, -errno);
 	if (session->timings && session->timings != stdout)
 		fclose(session->timings);
 	return err;
@@ -327,285 +272,6 @@ static void session_drain(struct session *session)
 	console_drain(&session->console, &session->give_up);
 }
 
-/* A machine. */
-
-static void marked(void *arg, uint8_t value)
-{
-	struct machine *machine = arg;
-
-	stats_mark(&machine->stats, value);
-}
-
-static void debug_wrote(void *arg, uint8_t byte)
-{
-	(void)arg;
-	fputc(byte, stderr);
-}
-
-static void rtc_due(struct io_watch *watch)
-{
-	rtc_tick(&container_of(watch, struct machine, rtc_watch)->rtc);
-}
-
-static int memory_init(struct machine *machine, uint64_t size)
-{
-	struct mem *mem = &machine->mem;
-	int err = mem_init(mem, size);
-
-	err = err ? err : vm_map(&machine->vm, mem->low.gpa, mem->low.host, mem->low.len);
-	if (!err && mem->high.len)
-		err = vm_map(&machine->vm, mem->high.gpa, mem->high.host, mem->high.len);
-	return err;
-}
-
-/* Writes that a device answers only when it is read may wait. */
-static int writes_defer(struct machine *machine)
-{
-	int err = 0;
-
-	for (enum bus_space space = BUS_PORT; space <= BUS_MMIO; space++)
-		for (unsigned i = 0; !err && i < machine->bus.space[space].n; i++) {
-			const struct bus_range *range = &machine->bus.space[space].range[i];
-
-			if (range->ops->defer_writes)
-				err = vm_defer_writes(&machine->vm, space, range->base,
-				                      (uint32_t)range->len);
-		}
-	return err;
-}
-
-static int devices_init(struct machine *machine, struct session *session)
-{
-	static const struct uart_backend serial = {
-		.write = uart_to_console,
-		.want_input = uart_wants_input,
-	};
-	static const struct ports_ops ports = { .mark = marked, .debug = debug_wrote };
-	struct bus *bus = &machine->bus;
-	int err = irq_init(&machine->com1_irq, machine->vm.fd, IRQ_COM1);
-
-	err = err ? err : irq_init(&machine->rtc_irq, machine->vm.fd, IRQ_RTC);
-	if (err)
-		return fail("KVM_IRQFD", err);
-	err = rtc_init(&machine->rtc, &machine->rtc_irq, machine->mem.low.len,
-	               machine->mem.high.len);
-	if (err)
-		return fail("timerfd", err);
-
-	ring_watch(&session->ring, &machine->rtc_watch, machine->rtc.timer_fd, rtc_due);
-	uart_init(&machine->uart, &machine->com1_irq, &serial, session);
-	i8042_init(&machine->i8042, &session->power);
-	pm_init(&machine->pm, &session->power);
-	ports_init(&machine->ports, &ports, machine);
-	pci_init(&machine->pci, &pci_places, &session->power);
-
-	err = uart_attach(&machine->uart, bus);
-	err = err ? err : rtc_attach(&machine->rtc, bus);
-	err = err ? err : i8042_attach(&machine->i8042, bus);
-	err = err ? err : pm_attach(&machine->pm, bus);
-	err = err ? err : ports_attach(&machine->ports, bus);
-	err = err ? err : pci_attach(&machine->pci, bus);
-	if (!err && !machine->legacy)
-		err = writes_defer(machine);
-	return err ? fail("the bus", err) : 0;
-}
-
-/* The kernel, and what it finds in memory. */
-static int guest_load(struct machine *machine, const struct options *options,
-                      struct boot_entry *entry)
-{
-	char cmdline[LAYOUT_CMDLINE_MAX];
-	struct boot_error error;
-	int len = snprintf(cmdline, sizeof(cmdline), "%s%s%s", options->cmdline,
-	                   options->append ? " " : "", options->append ? options->append : "");
-
-	if (len >= (int)sizeof(cmdline)) {
-		fprintf(stderr,
-		        "kring: the kernel command line is %d bytes long; %zu are too many\n", len,
-		        sizeof(cmdline));
-		return -E2BIG;
-	}
-
-	struct boot_config config = {
-		.kernel = options->kernel,
-		.initrd = options->initrd && *options->initrd ? options->initrd : NULL,
-		.cmdline = cmdline,
-		.protocol = (enum boot_protocol)options->protocol,
-		.cpus = (unsigned)options->cpus,
-		.rsdp = acpi_write(&machine->mem, (unsigned)options->cpus, machine->legacy),
-	};
-	int err = boot_load(&machine->mem, &config, entry, &error);
-
-	if (err)
-		fprintf(stderr, "kring: %s\n", error.text);
-	return err;
-}
-
-static int vcpus_init(struct machine *machine, const struct options *options,
-                      const struct boot_entry *entry)
-{
-	struct cpu_model *model = malloc(sizeof(*model));
-	int err = -ENOMEM;
-
-	machine->vcpu = calloc(options->cpus, sizeof(*machine->vcpu));
-	if (!model || !machine->vcpu)
-		goto out;
-	err = cpu_init(model, machine->vm.kvm_fd, (unsigned)options->cpus);
-	while (!err && machine->nvcpus < options->cpus) {
-		unsigned id = machine->nvcpus;
-		struct vcpu *vcpu = &machine->vcpu[id];
-
-		err = vcpu_init(vcpu, &machine->vm, id, &machine->world);
-		if (err)
-			break;
-		machine->nvcpus++;
-		err = cpu_setup(vcpu->fd, id, model);
-		if (!err && machine->world.trace)
-			err = trace_arm(vcpu->fd);
-		if (!err && options->timings)
-			err = stats_detail(&machine->stats, id, vcpu->fd);
-	}
-	if (!err)
-		err = cpu_set_entry(machine->vcpu[0].fd, entry);
-out:
-	free(model);
-	if (err) {
-		fprintf(stderr, "kring: vCPU %u of %u: %s\n", machine->nvcpus,
-		        (unsigned)options->cpus, strerror(-err));
-	}
-	return err;
-}
-
-static void machine_fini(struct machine *machine)
-{
-	for (unsigned i = 0; i < machine->nvcpus; i++)
-		vcpu_fini(&machine->vcpu[i]);
-	free(machine->vcpu);
-	if (machine->rtc_watch.ring)
-		ring_unwatch(&machine->rtc_watch);
-	rtc_fini(&machine->rtc);
-	pci_fini(&machine->pci);
-	trace_fini(&machine->trace);
-	stats_fini(&machine->stats);
-	irq_fini(&machine->rtc_irq);
-	irq_fini(&machine->com1_irq);
-	vm_fini(&machine->vm);
-	mem_fini(&machine->mem);
-	pthread_mutex_destroy(&machine->deferred_lock);
-}
-
-/*
- * Guests know two machines. The lean one has hardware-reduced ACPI: no PIC, no PIT, no fixed
- * registers to look for, some 500 exits less a boot. Parameters that take ACPI or the APICs away
- * need the whole PC.
- */
-static bool wants_legacy(const char *cmdline)
-{
-	static const char *const parameters[] = { "acpi=off", "noapic", "pci=conf1", "pci=noacpi",
-		                                  "pci=nommconf" };
-
-	for (size_t i = 0; i < sizeof(parameters) / sizeof(parameters[0]); i++) {
-		size_t len = strlen(parameters[i]);
-
-		for (const char *at = cmdline; (at = strstr(at, parameters[i])); at += len)
-			if ((at == cmdline || at[-1] == ' ') && (at[len] == ' ' || !at[len]))
-				return true;
-	}
-	return false;
-}
-
-static int machine_init(struct machine *machine, struct session *session)
-{
-	const struct options *options = session->options;
-	struct boot_entry entry;
-	char why[WHY_MAX];
-	int err;
-
-	*machine = (struct machine){
-		.vm = { .kvm_fd = -1, .fd = -1 },
-		.com1_irq.fd = -1,
-		.rtc_irq.fd = -1,
-		.rtc.timer_fd = -1,
-		.legacy = wants_legacy(options->cmdline) ||
-		          (options->append && wants_legacy(options->append)),
-		.world = { &machine->bus, &machine->mem, &session->power, &machine->stats, NULL,
-		           &machine->deferred_lock },
-	};
-	pthread_mutex_init(&machine->deferred_lock, NULL);
-
-	err = stats_init(&machine->stats, session->exec_ns, (unsigned)options->cpus);
-	if (err) {
-		fail("counters", err);
-		goto fail;
-	}
-	err = vm_init(&machine->vm, options->dev, why);
-	if (err) {
-		fprintf(stderr, "kring: %s\n", why);
-		goto fail;
-	}
-	stats_phase(&machine->stats, PHASE_KVM);
-
-	err = memory_init(machine, options->memory);
-	if (err) {
-		fail("guest RAM (--memory)", err);
-		goto fail;
-	}
-	err = vm_add_chips(&machine->vm, &vm_places, why);
-	if (err) {
-		fprintf(stderr, "kring: %s: %s\n", options->dev, why);
-		goto fail;
-	}
-	stats_phase(&machine->stats, PHASE_MEMORY);
-
-	err = guest_load(machine, options, &entry);
-	if (err)
-		goto fail;
-	stats_phase(&machine->stats, PHASE_KERNEL);
-
-	err = devices_init(machine, session);
-	if (err)
-		goto fail;
-	if (options->trace) {
-		err = trace_init(&machine->trace, &machine->mem, options->trace, options->kernel,
-		                 stderr);
-		if (err) {
-			fail(options->kernel, err);
-			goto fail;
-		}
-		machine->world.trace = &machine->trace;
-	}
-	err = vcpus_init(machine, options, &entry);
-	if (err)
-		goto fail;
-	return 0;
-
-fail:
-	machine_fini(machine);
-	return err;
-}
-
-static void machine_run(struct machine *machine, struct session *session)
-{
-	session->machine = machine;
-	console_resume_input(&session->console);
-	for (unsigned i = 0; i < machine->nvcpus; i++) {
-		int err = vcpu_start(&machine->vcpu[i]);
-
-		if (err) {
-			fail("vCPU thread", err);
-			power_request(&session->power, POWER_FAILED);
-		}
-	}
-
-	ring_run(&session->ring, &session->stop);
-
-	power_request(&session->power, POWER_OFF); /* unless the guest was first */
-	for (unsigned i = 0; i < machine->nvcpus; i++)
-		vcpu_stop(&machine->vcpu[i]);
-	session->machine = NULL;
-	stats_phase(&machine->stats, PHASE_SHUTDOWN);
-}
-
 /* A line of our own on a terminal that is not the guest's any more. */
 __attribute__((format(printf, 2, 3))) static void say(struct session *session, const char *format,
                                                       ...)
@@ -618,13 +284,6 @@ __attribute__((format(printf, 2, 3))) static void say(struct session *session, c
 	vfprintf(stderr, format, args);
 	va_end(args);
 	fputc('\n', stderr);
-}
-
-static bool panicked(const struct machine *machine)
-{
-	const uint16_t *flag = mem_host(&machine->mem, RESET_FLAG, sizeof(*flag));
-
-	return flag && *flag == RESET_FLAG_WARM;
 }
 
 static void describe_vcpus(const struct machine *machine, struct session *session)
@@ -661,7 +320,7 @@ static int machine_status(const struct machine *machine, struct session *session
 		say(session, "the guest crashed: triple fault");
 		return STATUS_PANIC;
 	case POWER_RESET:
-		if (!panicked(machine))
+		if (!machine_panicked(machine))
 			return STATUS_OK;
 		say(session, "the guest panicked");
 		return STATUS_PANIC;
@@ -672,14 +331,26 @@ static int machine_status(const struct machine *machine, struct session *session
 
 static int session_run(struct session *session, bool *again)
 {
+	const struct machine_host host = {
+		.ring = &session->ring,
+		.power = &session->power,
+		.serial = &serial,
+		.serial_arg = session,
+	};
 	struct machine *machine = calloc(1, sizeof(*machine));
 	int status = STATUS_FAILED;
 
 	*again = false;
-	if (!machine || machine_init(machine, session))
+	if (!machine || machine_init(machine, session->options, &host, session->exec_ns))
 		goto out;
 
-	machine_run(machine, session);
+	session->machine = machine;
+	console_resume_input(&session->console);
+	machine_start(machine);
+	ring_run(&session->ring, &session->stop);
+	machine_stop(machine);
+	session->machine = NULL;
+
 	session_drain(session);
 	status = machine_status(machine, session);
 	*again = session->options->restart && session->end == END_GUEST && status == STATUS_OK &&

@@ -141,6 +141,7 @@ void trace_step(struct trace *trace, unsigned id, int vcpu_fd)
 	char where[INSPECT_MAX];
 	struct kvm_regs r;
 
+	trace_arm(vcpu_fd); /* POPF, IRET and SYSCALL may have cleared the trap flag that KVM set */
 	if (seen % trace->every || ioctl(vcpu_fd, KVM_GET_REGS, &r) < 0)
 		return;
 

@@ -249,7 +249,7 @@ static void machine_setup(struct machine *machine, const struct boot_entry *entr
 	struct cpu_model *model = malloc(sizeof(*model));
 
 	assert_non_null(model);
-	assert_int_equal(cpu_init(model, machine->kvm_fd, 2), 0);
+	assert_int_equal(cpu_init(model, machine->kvm_fd, 2, true), 0);
 	assert_int_equal(cpu_setup(machine->vcpu_fd, 0, model), 0);
 	assert_int_equal(cpu_set_entry(machine->vcpu_fd, entry), 0);
 	free(model);
@@ -348,7 +348,7 @@ static void errors(void **state)
 	int fd = open("/dev/null", O_RDWR);
 
 	(void)state;
-	assert_int_equal(cpu_init(&model, fd, 1), -ENOTTY);
+	assert_int_equal(cpu_init(&model, fd, 1, true), -ENOTTY);
 	model.cpuid.nent = 0;
 	assert_int_equal(cpu_setup(fd, 0, &model), -ENOTTY);
 	assert_int_equal(cpu_set_entry(fd, &(struct boot_entry){ .mode = BOOT_LONG }), -ENOTTY);

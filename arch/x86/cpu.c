@@ -175,14 +175,15 @@ void cpu_cpuid_vcpu(struct kvm_cpuid2 *cpuid, unsigned id)
 	}
 }
 
-int cpu_init(struct cpu_model *model, int kvm_fd, unsigned ncpus)
+int cpu_init(struct cpu_model *model, int kvm_fd, unsigned ncpus, bool tsc_deadline)
 {
-	int tsc_deadline = ioctl(kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER); /* 4.4 */
+	if (tsc_deadline)
+		tsc_deadline = ioctl(kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER) > 0;
 
 	model->cpuid.nent = CPUID_KVM_MAX;
 	if (ioctl(kvm_fd, KVM_GET_SUPPORTED_CPUID, &model->cpuid) < 0) /* 4.46 */
 		return -errno;
-	cpu_cpuid_vm(&model->cpuid, ncpus, tsc_deadline > 0);
+	cpu_cpuid_vm(&model->cpuid, ncpus, tsc_deadline);
 	return 0;
 }
 

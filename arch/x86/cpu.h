@@ -26,9 +26,10 @@ struct cpu_model {
 
 /*
  * Fill @model with what @kvm_fd supports, made into one package of @ncpus processors (1..CPUS_MAX)
- * of one core each. Returns 0 or -errno.
+ * of one core each. @tsc_deadline: with the local APIC's TSC deadline timer, if KVM has it.
+ * Returns 0 or -errno.
  */
-int cpu_init(struct cpu_model *model, int kvm_fd, unsigned ncpus);
+int cpu_init(struct cpu_model *model, int kvm_fd, unsigned ncpus, bool tsc_deadline);
 
 /* Give vCPU @id, whose APIC ID is @id too, its CPUID and its MSRs. Returns 0 or -errno. */
 int cpu_setup(int vcpu_fd, unsigned id, const struct cpu_model *model);
