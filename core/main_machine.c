@@ -176,13 +176,13 @@ static int vcpus_init(struct machine *machine, const struct boot_entry *entry)
 			break;
 		machine->nvcpus++;
 		err = cpu_setup(vcpu->fd, id, model);
-		if (!err && machine->world.trace)
-			err = trace_arm(vcpu->fd);
 		if (!err && options->timings)
 			err = stats_detail(&machine->stats, id, vcpu->fd);
 	}
 	if (!err)
 		err = cpu_set_entry(machine->vcpu[0].fd, entry);
+	for (unsigned id = 0; !err && machine->world.trace && id < machine->nvcpus; id++)
+		err = trace_arm(machine->vcpu[id].fd);
 out:
 	free(model);
 	if (err)

@@ -33,7 +33,10 @@ int trace_init(struct trace *trace, const struct mem *mem, uint64_t every, const
                FILE *out);
 void trace_fini(struct trace *trace);
 
-/* Make KVM return after each instruction of this vCPU (api.rst 4.87). Returns 0 or -errno. */
+/*
+ * Make KVM return after each instruction of this vCPU, whose registers have been set
+ * (api.rst 4.87). Returns 0 or -errno.
+ */
 int trace_arm(int vcpu_fd);
 
 /* One instruction was executed. */

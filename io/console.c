@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -42,7 +43,7 @@ static void output_gather(struct console *console)
 /* The bytes from out_head to the last one, or to the end of the array. */
 static void output_write(struct console *console)
 {
-	size_t n = sizeof(console->out) - console->out_head;
+	size_t n = CONSOLE_BUFFER - console->out_head;
 
 	pthread_mutex_lock(&console->lock);
 	if (n > console->out_used)
@@ -66,7 +67,7 @@ static size_t output_take(struct console *console, size_t n, bool discard)
 		console->discard = true;
 		n = console->out_used;
 	}
-	console->out_head = (console->out_head + n) % sizeof(console->out);
+	console->out_head = (console->out_head + n) % CONSOLE_BUFFER;
 	console->out_used -= n;
 	left = console->out_used;
 	if (!left)
@@ -139,9 +140,9 @@ size_t console_write(struct console *console, const uint8_t *bytes, size_t n)
 
 	pthread_mutex_lock(&console->lock);
 	if (!console->discard) {
-		size_t tail = (console->out_head + console->out_used) % sizeof(console->out);
-		size_t room = sizeof(console->out) - console->out_used;
-		size_t to_end = sizeof(console->out) - tail;
+		size_t tail = (console->out_head + console->out_used) % CONSOLE_BUFFER;
+		size_t room = CONSOLE_BUFFER - console->out_used;
+		size_t to_end = CONSOLE_BUFFER - tail;
 
 		if (n > room) {
 			n = room;
@@ -241,7 +242,7 @@ static void input_read(struct console *console)
 	console->in_head = 0;
 	console->input.op.done = input_arrived;
 	ring_read(console->ring, &console->input.op, STDIN_FILENO, console->in + console->in_end,
-	          (unsigned)(sizeof(console->in) - console->in_end), (uint64_t)-1);
+	          (unsigned)(CONSOLE_BUFFER - console->in_end), (uint64_t)-1);
 }
 
 /*
@@ -250,7 +251,7 @@ static void input_read(struct console *console)
  */
 static void input_next(struct console *console)
 {
-	console->in_waiting = console->in_end - console->in_head < sizeof(console->in);
+	console->in_waiting = console->in_end - console->in_head < CONSOLE_BUFFER;
 	if (!console->in_waiting)
 		return;
 	if (!console->tty) {
@@ -396,12 +397,17 @@ int console_init(struct console *console, struct ring *ring, const char *where,
 			return -errno;
 		console->out_fd = console->file_fd;
 	}
+	console->out = malloc(2 * CONSOLE_BUFFER);
+	console->in = console->out + CONSOLE_BUFFER;
 	console->wake_fd = eventfd(0, EFD_CLOEXEC);
-	if (console->wake_fd < 0) {
-		int err = -errno;
+	if (!console->out || console->wake_fd < 0) {
+		int err = console->out ? -errno : -ENOMEM;
 
+		if (console->wake_fd >= 0)
+			close(console->wake_fd);
 		if (console->file_fd >= 0)
 			close(console->file_fd);
+		free(console->out);
 		return err;
 	}
 
@@ -421,5 +427,6 @@ void console_fini(struct console *console)
 	if (console->file_fd >= 0)
 		close(console->file_fd);
 	close(console->wake_fd);
+	free(console->out);
 	pthread_mutex_destroy(&console->lock);
 }

@@ -25,6 +25,8 @@
 
 #include "io/ring.h"
 
+#define CONSOLE_BUFFER 65536 /* bytes kept, each way */
+
 struct console_ops {
 	/*
 	 * Take up to @n bytes, return how many. Who took fewer must call console_resume_input()
@@ -57,7 +59,7 @@ struct console {
 	bool refused;
 	size_t out_head; /* a ring of bytes; from head on, @out_used of them */
 	size_t out_used;
-	uint8_t out[65536];
+	uint8_t *out; /* CONSOLE_BUFFER */
 
 	/* The I/O thread. */
 	struct io_watch wake;
@@ -72,7 +74,7 @@ struct console {
 	bool in_over;    /* the input has ended */
 	size_t in_head;  /* in[in_head..in_end) is kept for the guest */
 	size_t in_end;
-	uint8_t in[65536];
+	uint8_t *in;      /* CONSOLE_BUFFER */
 	_Atomic bool raw; /* the terminal's mode is ours, @saved is what it was */
 	struct termios saved;
 };

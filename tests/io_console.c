@@ -513,7 +513,7 @@ static void stdin_is_terminal(struct fixture *f);
 static void a_refusing_guest_stops_the_reading(void **state)
 {
 	struct fixture *f = *state;
-	size_t room = sizeof(f->console.in);
+	size_t room = CONSOLE_BUFFER;
 	uint8_t *bytes = pattern_bytes(room + 16384);
 	int left;
 

@@ -5,6 +5,7 @@
  * KVM's own reset state is right for all that is not set here: LINT0 of the boot processor passes
  * the PIC's interrupts, the FPU is as after FINIT, the TSCs agree.
  */
+#include <cpuid.h>
 #include <errno.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -175,6 +176,24 @@ void cpu_cpuid_vcpu(struct kvm_cpuid2 *cpuid, unsigned id)
 	}
 }
 
+/* The processor's name, which KVM leaves out: it is the host's (leaves 0x80000002 to 0x80000004).
+ */
+static void brand_add(struct kvm_cpuid2 *cpuid)
+{
+	for (uint32_t function = 0x80000002; function <= 0x80000004; function++) {
+		struct kvm_cpuid_entry2 leaf = { .function = function };
+		unsigned at = 0;
+
+		if (!__get_cpuid(function, &leaf.eax, &leaf.ebx, &leaf.ecx, &leaf.edx))
+			return;
+		while (at < cpuid->nent && cpuid->entries[at].function != function)
+			at++;
+		cpuid->entries[at] = leaf;
+		if (at == cpuid->nent)
+			cpuid->nent++;
+	}
+}
+
 int cpu_init(struct cpu_model *model, int kvm_fd, unsigned ncpus, bool tsc_deadline)
 {
 	if (tsc_deadline)
@@ -184,6 +203,7 @@ int cpu_init(struct cpu_model *model, int kvm_fd, unsigned ncpus, bool tsc_deadl
 	if (ioctl(kvm_fd, KVM_GET_SUPPORTED_CPUID, &model->cpuid) < 0) /* 4.46 */
 		return -errno;
 	cpu_cpuid_vm(&model->cpuid, ncpus, tsc_deadline);
+	brand_add(&model->cpuid);
 	return 0;
 }
 

@@ -13,7 +13,7 @@
 struct boot_entry;
 
 #define CPUID_KVM_MAX 256 /* entries that KVM may report */
-#define CPUID_ADD_MAX 2   /* entries that cpu_cpuid_vm() may add */
+#define CPUID_ADD_MAX 5   /* entries that cpu_init() may add, 2 of them cpu_cpuid_vm() */
 
 /* CPUID as the processors of a VM see it, but for what tells one from another. */
 struct cpu_model {

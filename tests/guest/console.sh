@@ -32,24 +32,23 @@ test_console_in_file() {
 	expect_line out "$(sha256sum <sent | cut -d' ' -f1)"
 }
 
-# out_whole MEGABYTES ARG...
-out_whole() {
+# The lab's guests write 10 KiB a second: an exit is that slow there.
+test_console_out() {
 	need_kernel "$minimal"
-	size=$(($1 * 1048576))
-	shift
+	size=10485760
+	[ "${KRING_WHERE-}" = here ] || size=262144
 	guest -k "$minimal" -m 128M -p "$raw kring.job=source kring.bytes=$size"
 	expect_status 0
 	sh "$bytes" $size >sent
 	expect_same out sent
 }
-test_console_out_1m() { out_whole 1; }
 
 test_console_to_file() {
 	need_kernel "$minimal"
-	guest -k "$minimal" -m 128M --console log -p "$raw kring.job=source kring.bytes=100000"
+	guest -k "$minimal" -m 128M --console log -p "$raw kring.job=source kring.bytes=50000"
 	expect_status 0
 	[ ! -s out ] || fail 'the console is also on standard output'
-	sh "$bytes" 100000 >sent
+	sh "$bytes" 50000 >sent
 	expect_same log sent
 }
 
@@ -67,16 +66,16 @@ test_console_slow_reader() {
 	{
 		status=0
 		timeout -s KILL "$deadline" "$KRING" boot -k "$minimal" -i "$initrd" -m 128M --timeout 80 \
-			-p "$raw kring.job=source kring.bytes=1000000" 2>err </dev/null || status=$?
+			-p "$raw kring.job=source kring.bytes=150000" 2>err </dev/null || status=$?
 		echo $status >status
 	} | {
-		head -c 1000
+		dd bs=1 count=1000 2>/dev/null
 		sleep 12
 		cat
 	} >out
 	status=$(cat status)
 	expect_status 0
-	sh "$bytes" 1000000 >sent
+	sh "$bytes" 150000 >sent
 	expect_same out sent
 }
 

@@ -80,7 +80,7 @@ test_input_initrd() {
 	mkdir directory
 	refuses 125 directory boot -k "$minimal" -i directory
 	head -c 40000000 /dev/zero >big
-	refuses 125 big boot -k "$minimal" -i big -m 32M
+	refuses 125 big boot -k "$minimal" -i big -m 64M
 }
 
 test_input_memory() {

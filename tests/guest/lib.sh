@@ -23,7 +23,7 @@ fail() {
 	for file in out err; do
 		[ -s $file ] || continue
 		echo "    $file:"
-		tail -n 25 $file | tr -d '\r' | sed 's/^/	/'
+		tail -n 25 $file | tail -c 4096 | tr -cd '\11\12\40-\176' | sed 's/^/	/'
 	done >details
 	echo "$*" >why
 	exit 1

@@ -1,10 +1,10 @@
 /*
- * The guest's first program: writes a byte to kring's marker port, which `kring boot --timings` records with the
- * time from exec.
+ * The guest's first program: writes a byte to kring's marker port, which `kring boot --timings`
+ * records with the time from exec.
  *
- * As PID 1 (/init of the test initramfs) it marks 1, "init reached", before anything else happens, and then becomes
- * the shell that runs /jobs/init. From a shell `mark N` marks N, and `mark N PORT` writes to another port; the exit
- * status is 1 where the port is refused.
+ * As PID 1 (/init of the test initramfs) it marks 1, "init reached", before anything else happens,
+ * and then becomes the shell that runs /jobs/init. From a shell `mark N` marks N, and `mark N PORT`
+ * writes to another port; the exit status is 1 where the port is refused.
  *
  * Freestanding: no libc start-up lies between the kernel and the mark.
  */
@@ -17,9 +17,9 @@ static long syscall3(long number, long a, long b, long c)
 	long result;
 
 	__asm__ volatile("syscall"
-			 : "=a"(result)
-			 : "a"(number), "D"(a), "S"(b), "d"(c)
-			 : "rcx", "r11", "memory");
+	                 : "=a"(result)
+	                 : "a"(number), "D"(a), "S"(b), "d"(c)
+	                 : "rcx", "r11", "memory");
 	return result;
 }
 
@@ -58,8 +58,8 @@ __attribute__((used)) static void start(long *stack)
 }
 
 __asm__(".globl _start\n"
-	"_start:\n"
-	"	xor %ebp, %ebp\n"
-	"	mov %rsp, %rdi\n"
-	"	and $-16, %rsp\n"
-	"	call start\n");
+        "_start:\n"
+        "	xor %ebp, %ebp\n"
+        "	mov %rsp, %rdi\n"
+        "	and $-16, %rsp\n"
+        "	call start\n");

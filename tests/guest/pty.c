@@ -1,8 +1,10 @@
 /*
- * Runs a command on a terminal of its own: `pty COMMAND [ARG...]`. Standard input is what is typed, standard output
- * what the terminal shows; standard error stays as it is. SIGTERM, SIGINT and SIGHUP are passed on.
+ * Runs a command on a terminal of its own: `pty COMMAND [ARG...]`. Standard input is what is typed,
+ * standard output what the terminal shows; standard error stays as it is. SIGTERM, SIGINT and
+ * SIGHUP are passed on.
  *
- * Exit status: the command's, 128+n when a signal ended it; 99 when it left the terminal's settings changed.
+ * Exit status: the command's, 128+n when a signal ended it; 99 when it left the terminal's settings
+ * changed.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -77,7 +79,8 @@ int main(int argc, char **argv)
 	master = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
 	if (master < 0 || grantpt(master) || unlockpt(master))
 		die("no pseudo-terminal");
-	/* Kept open here: the settings outlive the command, and the master does not see a hang-up. */
+	/* Kept open here: the settings outlive the command, and the master does not see a hang-up.
+	 */
 	slave = open(ptsname(master), O_RDWR | O_NOCTTY | O_CLOEXEC);
 	if (slave < 0 || ioctl(slave, TIOCSWINSZ, &size) || tcgetattr(slave, &before))
 		die("terminal");
