@@ -291,8 +291,8 @@ static int command_parse(struct options *options, int argc, char **argv, char *w
 			return 0;
 		}
 		if (c == ':') {
-			snprintf(why, WHY_MAX, "%s needs a value; see kring %s --help", word,
-			         argv[0]);
+			snprintf(why, WHY_MAX, "--%s needs a value; see kring %s --help",
+			         row_find(options->command, optopt)->name, argv[0]);
 			return -EINVAL;
 		}
 		if (c == '?') {

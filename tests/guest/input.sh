@@ -110,7 +110,7 @@ test_input_cmdline() {
 test_input_options() {
 	refuses 2 frob frob
 	refuses 2 --frob boot --frob
-	refuses 2 -k boot -k
+	refuses 2 --kernel boot -k
 	refuses 2 surplus boot surplus
 	refuses 2 protocol boot --protocol mbr
 	refuses 2 timeout boot --timeout x
