@@ -80,13 +80,18 @@ test: ## the whole suite; closes with: N passed, N failed, N skipped
 	@BUILD=$(BUILD) tests/run
 
 unit: ## the unit tests alone
+	@tests/deps build test
 	@$(MAKE) -s BUILD=$(BUILD)/unit CC=gcc unit-programs
 	@set -e; for t in $(UNIT:$(BUILD)/%=$(BUILD)/unit/%); do $$t; done
 
-guest-test: all ## the guest tests, or those that match: make guest-test T=panic
+guest-test: ## the guest tests, or those that match: make guest-test T=panic
+	@tests/deps build run guest-kernel
+	@$(MAKE) -s all
 	@tests/run-guests $(if $(T),-t '$(T)')
 
-lab: all ## a shell in the nested lab, with kring and the kernels in it
+lab: ## a shell in the nested lab, with kring and the kernels in it
+	@tests/deps build run
+	@$(MAKE) -s all
 	@tests/lab/kernels 6.1
 	@tests/lab/initramfs
 	@tests/lab/lab shell
@@ -110,7 +115,7 @@ C_FILES := $(wildcard $(addsuffix /*.[ch],$(ROOMS)) tests/*.[ch] tests/guest/*.c
 fmt: ## put all C code into the house's format
 	@clang-format -i $(C_FILES)
 
-fmt-check:
+fmt-check: ## whether it is
 	@clang-format --dry-run --Werror $(C_FILES)
 
 lint: $(BUILD)/dsdt.hex ## clang-tidy, cppcheck, shellcheck

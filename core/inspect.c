@@ -19,7 +19,7 @@ size_t inspect_bytes(int vcpu_fd, const struct mem *mem, uint64_t gva, uint8_t *
 		uint64_t left = PAGE - (at.linear_address & (PAGE - 1));
 		uint64_t part = n - done < left ? n - done : left;
 
-		if (ioctl(vcpu_fd, KVM_TRANSLATE, &at) < 0 || !at.valid) /* api.rst 4.19 */
+		if (ioctl(vcpu_fd, KVM_TRANSLATE, &at) < 0 || !at.valid) /* api.rst 4.15 */
 			break;
 
 		const void *host = mem_host(mem, at.physical_address, part);

@@ -17,8 +17,7 @@
 #include "core/main_machine.h"
 #include "io/console.h"
 
-#define RING_ENTRIES 256
-#define DRAIN_NSEC   2000000000ull /* for the last output of a guest that was ended from outside */
+#define DRAIN_NSEC 2000000000ull /* for the last output of a guest that was ended from outside */
 
 enum end {
 	END_NONE,
@@ -43,8 +42,10 @@ struct session {
 	FILE *timings;
 	struct machine *machine; /* that the console talks to; NULL between two */
 	enum end end;
-	bool stop;    /* leave the ring: the guest is over */
-	bool give_up; /* do not wait for the last output either */
+	enum end next_end; /* of the guest that a reboot starts: came when this one had ended */
+	bool opened;       /* console and timings */
+	bool stop;         /* leave the ring: the guest is over */
+	bool give_up;      /* do not wait for the last output either */
 };
 
 /* The serial line, one end at the UART, the other at the console. */
@@ -89,6 +90,8 @@ static void session_end(struct session *session, enum end end)
 {
 	if (session->end == END_NONE)
 		session->end = end;
+	else if (end != END_GUEST && session->next_end == END_NONE)
+		session->next_end = end;
 	session->stop = true;
 }
 
@@ -155,10 +158,20 @@ static void crashed(int signal)
 	raise(signal); /* SA_RESETHAND: now with its usual end */
 }
 
+static bool is_ignored(int signal)
+{
+	struct sigaction action;
+
+	return !sigaction(signal, NULL, &action) && action.sa_handler == SIG_IGN;
+}
+
 static int signals_init(struct session *session)
 {
 	static const int crashes[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT };
 	struct sigaction action = { .sa_handler = crashed, .sa_flags = SA_RESETHAND | SA_NODEFER };
+	/* All that would end kring with the terminal still raw. */
+	static const int ends[] = { SIGINT,  SIGTERM, SIGHUP,  SIGQUIT,   SIGUSR1,
+		                    SIGUSR2, SIGALRM, SIGXCPU, SIGVTALRM, SIGPROF };
 	sigset_t set;
 
 	crash_console = &session->console;
@@ -167,10 +180,9 @@ static int signals_init(struct session *session)
 	vcpu_signal_init();
 
 	sigemptyset(&set);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGHUP);
-	sigaddset(&set, SIGQUIT);
+	for (size_t i = 0; i < sizeof(ends) / sizeof(ends[0]); i++)
+		if (ends[i] != SIGHUP || !is_ignored(SIGHUP)) /* nohup */
+			sigaddset(&set, ends[i]);
 	pthread_sigmask(SIG_BLOCK, &set, NULL);
 	session->signal_fd = signalfd(-1, &set, SFD_CLOEXEC);
 	if (session->signal_fd < 0)
@@ -185,40 +197,20 @@ static const struct console_ops console_ops = {
 	.quit = console_quit,
 };
 
-static int timings_open(struct session *session, const char *path)
-{
-	if (!path)
-		return 0;
-	session->timings = strcmp(path, "-") ? fopen(path, "we") : stdout;
-	return session->timings ? 0 : -errno;
-}
-
 static int session_init(struct session *session, const struct options *options, uint64_t exec_ns)
 {
 	int err;
 
 	session->options = options;
 	session->exec_ns = exec_ns;
-	session->signal_fd = -1;
 
-	err = timings_open(session, options->timings);
-	if (err)
-		return main_fail(options->timings, err);
 	err = power_init(&session->power);
-	if (err) {
-		main_fail("eventfd", err);
-		goto no_power;
-	}
+	if (err)
+		return main_fail("eventfd", err);
 	err = ring_init(&session->ring, RING_ENTRIES);
 	if (err) {
 		fprintf(stderr, "kring: %s\n", ring_explain(err));
 		goto no_ring;
-	}
-	err = console_init(&session->console, &session->ring, options->console, &console_ops,
-	                   session);
-	if (err) {
-		main_fail(options->console, err);
-		goto no_console;
 	}
 	err = signals_init(session);
 	if (err) {
@@ -235,24 +227,44 @@ static int session_init(struct session *session, const struct options *options, 
 
 no_signals:
 	ring_fini(&session->ring);
-	console_fini(&session->console);
-	goto no_ring;
-no_console:
-	ring_fini(&session->ring);
 no_ring:
 	power_fini(&session->power);
-no_power:
-	if (session->timings && session->timings != stdout)
-		fclose(session->timings);
 	return err;
+}
+
+/*
+ * Take the terminal, and open what is written to: once, when there is a machine to show for it. A
+ * command line that fails before leaves all files as they were.
+ */
+static int session_open(struct session *session)
+{
+	const struct options *options = session->options;
+	int err;
+
+	if (session->opened)
+		return 0;
+	if (options->timings) {
+		session->timings =
+		        strcmp(options->timings, "-") ? fopen(options->timings, "we") : stdout;
+		if (!session->timings)
+			return main_fail(options->timings, -errno);
+	}
+	err = console_init(&session->console, &session->ring, options->console, &console_ops,
+	                   session);
+	if (err)
+		return main_fail(options->console, err);
+	session->opened = true;
+	return 0;
 }
 
 static int session_fini(struct session *session)
 {
 	int err = 0;
 
+	console_restore(&session->console); /* before anything that may take long */
 	ring_fini(&session->ring);
-	console_fini(&session->console);
+	if (session->opened)
+		console_fini(&session->console);
 	close(session->signal_fd);
 	power_fini(&session->power);
 	if (session->timings && fflush(session->timings))
@@ -301,9 +313,12 @@ static int machine_status(const struct machine *machine, struct session *session
 {
 	switch (session->end) {
 	case END_TIMEOUT:
-		fprintf(stderr, "kring: the guest did not end in %g s\n",
-		        (double)session->options->timeout / 1e9);
+		say(session, "the guest did not end in %g s",
+		    (double)session->options->timeout / 1e9);
 		describe_vcpus(machine, session);
+		if (!stats_device_exits(&machine->stats))
+			say(session, "it never got as far as a device: `kring probe` tells whether "
+			             "this KVM can run it");
 		return STATUS_TIMEOUT;
 	case END_SIGNAL:
 		return STATUS_SIGNAL + (int)session->signal.ssi_signo;
@@ -343,18 +358,25 @@ static int session_run(struct session *session, bool *again)
 	*again = false;
 	if (!machine || machine_init(machine, session->options, &host, session->exec_ns))
 		goto out;
+	if (session_open(session)) {
+		machine_fini(machine);
+		goto out;
+	}
 
 	session->machine = machine;
 	console_resume_input(&session->console);
 	machine_start(machine);
 	ring_run(&session->ring, &session->stop);
 	machine_stop(machine);
-	session->machine = NULL;
 
-	session_drain(session);
+	session_drain(session); /* what the UART still holds, too */
+	session->machine = NULL;
 	status = machine_status(machine, session);
 	*again = session->options->restart && session->end == END_GUEST && status == STATUS_OK &&
 	         power_state(&session->power) == POWER_RESET;
+	if (machine->uart.dropped && !*again)
+		say(session, "%llu bytes of the guest's output are lost: nobody took them in time",
+		    (unsigned long long)machine->uart.dropped);
 	if (session->timings && !*again) {
 		console_restore(&session->console);
 		stats_print(&machine->stats, &machine->bus, session->timings);
@@ -376,8 +398,9 @@ int main_boot(const struct options *options, uint64_t exec_ns)
 		return STATUS_FAILED;
 	}
 	do {
-		session->end = END_NONE;
-		session->stop = false;
+		session->end = session->next_end;
+		session->stop = session->end != END_NONE;
+		session->give_up = false;
 		power_rearm(&session->power);
 		status = session_run(session, &again);
 	} while (again);

@@ -2,9 +2,12 @@
  * The machine: which chips and devices there are, where they lie, in what order they are built.
  */
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/sysinfo.h>
+#include <unistd.h>
 
 #include "arch/x86/acpi.h"
 #include "arch/x86/boot.h"
@@ -41,13 +44,27 @@ static void marked(void *arg, uint8_t value)
 
 static void debug_wrote(void *arg, uint8_t byte)
 {
+	struct pollfd out = { .fd = STDERR_FILENO, .events = POLLOUT };
+
 	(void)arg;
-	fputc(byte, stderr);
+	if (poll(&out, 1, 0) == 1 && out.revents & POLLOUT) /* nobody waits for who does not read */
+		fputc(byte, stderr);
 }
 
 static void rtc_due(struct io_watch *watch)
 {
 	rtc_tick(&container_of(watch, struct machine, rtc_watch)->rtc);
+}
+
+/* Allowed, for a guest need not touch all it has; but more often -m 512 was meant to be 512m. */
+static void memory_warn(uint64_t size)
+{
+	struct sysinfo host;
+
+	if (!sysinfo(&host) && size > (uint64_t)host.totalram * host.mem_unit)
+		fprintf(stderr, "kring: --memory: %llu MiB is more than this host has (%llu)\n",
+		        (unsigned long long)size >> 20,
+		        ((unsigned long long)host.totalram * host.mem_unit) >> 20);
 }
 
 static int memory_init(struct machine *machine, uint64_t size)
@@ -231,6 +248,7 @@ static int machine_build(struct machine *machine, uint64_t exec_ns)
 	}
 	stats_phase(&machine->stats, PHASE_KVM);
 
+	memory_warn(options->memory);
 	err = memory_init(machine, options->memory);
 	if (err)
 		return main_fail("guest RAM (--memory)", err);

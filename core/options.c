@@ -13,11 +13,11 @@
 
 /*
  * What a kernel is told when nothing else is said: a quick, quiet boot on the serial port, and on a
- * panic a reset at once that leaves its mark (main_boot.c) instead of a hang.
+ * panic a reset at once that leaves its mark (main_machine.c) instead of a hang.
  */
-#define DEFAULT_CMDLINE                                                                            \
-	"console=ttyS0 quiet panic=-1 reboot=panic_warm random.trust_cpu=on cryptomgr.notests "    \
-	"8250.nr_uarts=1 pci=noearly tsc=reliable"
+#define CMDLINE_1       "console=ttyS0 quiet panic=-1 reboot=panic_warm random.trust_cpu=on"
+#define CMDLINE_2       "cryptomgr.notests 8250.nr_uarts=1 pci=noearly tsc=reliable"
+#define DEFAULT_CMDLINE CMDLINE_1 " " CMDLINE_2
 
 #define CPUS_MAX 254
 
@@ -72,7 +72,7 @@ static const struct option_row table[] = {
 static const char overview[] =
         "kring runs a Linux kernel in a microVM.\n"
         "\n"
-        "  kring boot -k KERNEL [-i INITRD] [-m SIZE] [-c N] [--append TEXT]\n"
+        "  kring boot -k KERNEL [-i INITRD] [-m 512m] [-c N] [--append TEXT]\n"
         "      boot it here, its serial console on this terminal; Ctrl-a x ends it\n"
         "  kring boot --help\n"
         "      all options\n"
@@ -86,7 +86,8 @@ static const char overview[] =
 static const char boot_tail[] =
         "\n"
         "Kernel command line, unless -p is given:\n"
-        "  " DEFAULT_CMDLINE "\n"
+        "  " CMDLINE_1 "\n"
+        "  " CMDLINE_2 "\n"
         "\n"
         "Keys on a terminal: Ctrl-a x ends the VM, Ctrl-a h lists the keys,\n"
         "Ctrl-a Ctrl-a sends Ctrl-a to the guest.\n"
@@ -186,6 +187,15 @@ static int seconds_parse(const char *text, uint64_t *ns)
 	return *ns ? 0 : -EINVAL;
 }
 
+static const char *const kind_name[] = {
+	[KIND_STRING] = "a word",
+	[KIND_SIZE] = "a size: a whole number, and g, m or k",
+	[KIND_NUMBER] = "a number",
+	[KIND_CHOICE] = "one of ",
+	[KIND_SECONDS] = "a number of seconds, more than 0",
+	[KIND_FLAG] = "a flag",
+};
+
 static int row_parse(const struct option_row *row, const char *text, struct options *options,
                      char *why)
 {
@@ -214,6 +224,11 @@ static int row_parse(const struct option_row *row, const char *text, struct opti
 	case KIND_SIZE:
 		if (options_size(text, row->unit, number))
 			break;
+		if (row->unit && *number & 0xfff) {
+			snprintf(why, WHY_MAX, "--%s %s: must be a multiple of 4k", row->name,
+			         text);
+			return -EINVAL;
+		}
 		if (*number < row->min || *number > row->max) {
 			if (row->kind == KIND_NUMBER)
 				snprintf(why, WHY_MAX, "--%s %s: must be from %llu to %llu",
@@ -227,8 +242,8 @@ static int row_parse(const struct option_row *row, const char *text, struct opti
 		}
 		return 0;
 	}
-	snprintf(why, WHY_MAX, "--%s '%s': not %s %s", row->name, text,
-	         row->kind == KIND_CHOICE ? "one of" : "a", row->value);
+	snprintf(why, WHY_MAX, "--%s '%s': not %s%s", row->name, text, kind_name[row->kind],
+	         row->kind == KIND_CHOICE ? row->value : "");
 	return -EINVAL;
 }
 
@@ -316,7 +331,8 @@ static int command_parse(struct options *options, int argc, char **argv, char *w
 			return -EINVAL;
 	}
 	if (optind < argc) {
-		snprintf(why, WHY_MAX, "'%s' is not an option; see kring %s --help", argv[optind],
+		snprintf(why, WHY_MAX, "'%s' is not an option%s; see kring %s --help", argv[optind],
+		         options->command == COMMAND_BOOT ? " (a kernel is given with -k)" : "",
 		         argv[0]);
 		return -EINVAL;
 	}

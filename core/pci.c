@@ -3,8 +3,8 @@
  * change; what is not there reads as all ones. Knows no device but the host bridge.
  *
  * Port 0xcf9 lies inside CONFIG_ADDRESS: as in Intel's chipsets, byte accesses there reach the
- * reset control register, and only 4-byte accesses reach CONFIG_ADDRESS. Where writes are deferred
- * (core/bus.h) a reset by that port waits for the next exit, which Linux makes soon after.
+ * reset control register, and only 4-byte accesses CONFIG_ADDRESS. So writes there must not be
+ * deferred (core/bus.h): a guest that reset itself may make no other exit.
  */
 #include <errno.h>
 #include <string.h>
@@ -259,11 +259,7 @@ static void data_write(void *dev, uint64_t off, unsigned len, uint64_t value)
 		             value);
 }
 
-static const struct bus_ops address_ops = {
-	.read = address_read,
-	.write = address_write,
-	.defer_writes = true,
-};
+static const struct bus_ops address_ops = { .read = address_read, .write = address_write };
 static const struct bus_ops data_ops = { .read = data_read, .write = data_write };
 static const struct bus_ops ecam_ops = { .read = ecam_read, .write = ecam_write };
 static const struct bus_ops window_ops = { .read = window_read, .write = window_write };

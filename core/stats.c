@@ -140,6 +140,11 @@ static uint64_t user_exits(const struct stats *stats, unsigned reason)
 	return sum;
 }
 
+uint64_t stats_device_exits(const struct stats *stats)
+{
+	return user_exits(stats, KVM_EXIT_IO) + user_exits(stats, KVM_EXIT_MMIO);
+}
+
 static uint64_t all_user_exits(const struct stats *stats)
 {
 	uint64_t sum = 0;

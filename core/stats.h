@@ -77,6 +77,9 @@ int stats_detail(struct stats *stats, unsigned id, int vcpu_fd);
 void stats_phase(struct stats *stats, enum phase phase);
 void stats_mark(struct stats *stats, uint8_t value);
 
+/* Exits to a port or an MMIO address so far, of all vCPUs. */
+uint64_t stats_device_exits(const struct stats *stats);
+
 void exit_count(struct exit_stats *exits, unsigned reason);
 void exit_count_site(struct exit_stats *exits, enum bus_space space, uint64_t addr, bool is_write);
 

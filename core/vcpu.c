@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "core/inspect.h"
@@ -162,6 +163,12 @@ static void *vcpu_main(void *arg)
 	struct vcpu *vcpu = arg;
 	const struct vcpu_world *world = vcpu->world;
 	struct exit_stats *exits = &world->stats->exits[vcpu->id];
+	sigset_t kick;
+
+	/* Who executed kring may have left it blocked. */
+	sigemptyset(&kick);
+	sigaddset(&kick, KICK_SIGNAL);
+	pthread_sigmask(SIG_UNBLOCK, &kick, NULL);
 
 	if (vcpu->id == 0)
 		stats_phase(world->stats, PHASE_RUN);
@@ -189,13 +196,18 @@ int vcpu_start(struct vcpu *vcpu)
 
 void vcpu_stop(struct vcpu *vcpu)
 {
+	struct timespec again;
+
 	if (!vcpu->started)
 		return;
 	assert(power_state(vcpu->world->power) != POWER_ON);
 	/* A signal that comes just before KVM_RUN would be lost; the flag is not (api.rst 5). */
 	__atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
-	pthread_kill(vcpu->thread, KICK_SIGNAL);
-	pthread_join(vcpu->thread, NULL);
+	do { /* again and again, for a thread that was about to block elsewhere */
+		clock_gettime(CLOCK_REALTIME, &again);
+		again.tv_sec++;
+		pthread_kill(vcpu->thread, KICK_SIGNAL);
+	} while (pthread_timedjoin_np(vcpu->thread, NULL, &again));
 	vcpu->started = false;
 }
 

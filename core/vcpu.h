@@ -53,7 +53,8 @@ int vcpu_start(struct vcpu *vcpu);
 /* After power_request(): make the thread leave KVM_RUN and wait for it. */
 void vcpu_stop(struct vcpu *vcpu);
 
-/* Where a stopped vCPU stands, for messages: "vCPU 0 at 0xffffffff81000000, halted". */
+/* Where a stopped vCPU stands, for messages: "vCPU 0 is halted: rip 0xffffffff81000000, bytes ..".
+ */
 void vcpu_describe(const struct vcpu *vcpu, char *text, size_t len);
 
 #endif

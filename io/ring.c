@@ -222,7 +222,7 @@ static void enter(struct ring *ring, unsigned wait)
 	int n = io_uring_submit_and_wait(&ring->uring, wait);
 
 	ring->enters++;
-	assert(n >= 0 || n == -EINTR || n == -EBUSY || n == -EAGAIN);
+	assert(n >= 0 || n == -EINTR || n == -EBUSY || n == -EAGAIN || n == -EBADR);
 	if (wait || n < 0)
 		reap(ring);
 }
@@ -278,6 +278,15 @@ void ring_writev(struct ring *ring, struct io_op *op, int fd, const struct iovec
 	struct io_uring_sqe *sqe = op_start(ring, op);
 
 	io_uring_prep_writev(sqe, fd, iov, n, offset);
+	io_uring_sqe_set_data(sqe, op);
+}
+
+void ring_readv_nowait(struct ring *ring, struct io_op *op, int fd, const struct iovec *iov,
+                       unsigned n, uint64_t offset)
+{
+	struct io_uring_sqe *sqe = op_start(ring, op);
+
+	io_uring_prep_readv2(sqe, fd, iov, n, offset, RWF_NOWAIT);
 	io_uring_sqe_set_data(sqe, op);
 }
 

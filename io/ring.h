@@ -118,6 +118,10 @@ void ring_readv(struct ring *ring, struct io_op *op, int fd, const struct iovec 
 void ring_writev(struct ring *ring, struct io_op *op, int fd, const struct iovec *iov, unsigned n,
                  uint64_t offset);
 
+/* ring_readv, but -EAGAIN where it would wait (RWF_NOWAIT), or -EOPNOTSUPP: this file cannot. */
+void ring_readv_nowait(struct ring *ring, struct io_op *op, int fd, const struct iovec *iov,
+                       unsigned n, uint64_t offset);
+
 /* ring_writev, done when a loss of power does not undo it any more (RWF_DSYNC). */
 void ring_writev_durable(struct ring *ring, struct io_op *op, int fd, const struct iovec *iov,
                          unsigned n, uint64_t offset);

@@ -200,7 +200,7 @@ static void mcfg(void **state)
 	tables_init(&t, 1, false);
 	assert_int_equal(get(t.mcfg + 4, 4), 60);
 	assert_int_equal(get(t.mcfg + 44, 8), LAYOUT_ECAM);
-	assert_int_equal(get(t.mcfg + 52, 4), 0); /* segment 0, buses 0..0 */
+	assert_int_equal(get(t.mcfg + 52, 4), 1); /* segment 1, buses 0..0 */
 	mem_fini(&t.mem);
 }
 

@@ -185,6 +185,24 @@ static void the_bar_moves(void **state)
 	assert_int_equal(f->base, 0);
 }
 
+static void count_reads(struct pci_device *device, unsigned reg, unsigned len)
+{
+	if (reg == 0x80 && len == 4)
+		pci_set32(device, 0x80, pci_get32(device, 0x80) + 1);
+}
+
+static void a_device_may_look_first(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t device = ECAM + (SLOT << 15);
+
+	f->device.reading = count_reads;
+	assert_int_equal(in(f, BUS_MMIO, device + 0x80, 4), 1);
+	assert_int_equal(in(f, BUS_MMIO, device + 0x80, 2), 1);
+	out(f, BUS_PORT, PORTS, 4, 0x80000000 | SLOT << 11 | 0x80);
+	assert_int_equal(in(f, BUS_PORT, PORTS + 4, 4), 2);
+}
+
 static void capabilities_chain(void **state)
 {
 	struct fixture *f = *state;
@@ -221,6 +239,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(ecam_reaches_config, setup, teardown),
 		cmocka_unit_test_setup_teardown(reset_register, setup, teardown),
 		cmocka_unit_test_setup_teardown(the_bar_moves, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_device_may_look_first, setup, teardown),
 		cmocka_unit_test_setup_teardown(capabilities_chain, setup, teardown),
 		cmocka_unit_test_setup_teardown(slots_and_window_run_out, setup, teardown),
 	};

@@ -115,6 +115,45 @@ static void poll_waits_for_events(void **state)
 	close(fds[1]);
 }
 
+/* The wait lasts until the operation is done: signals cost no completion, nor a batch. */
+static void a_signal_is_silent(void **state)
+{
+	struct ring *ring = *state;
+	struct result timer = { .timer.op.done = record };
+	int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	eventfd_t count;
+
+	for (int silent = ring->silent; silent >= 0; silent--) {
+		ring->silent = silent;
+		timer.n = 0;
+		uint64_t enters = ring->enters, cqes = ring->cqes;
+
+		ring_timeout(ring, &timer.timer, 1000000);
+		ring_signal(ring, fd);
+		ring_signal(ring, fd);
+		ring_step(ring);
+		assert_int_equal(timer.n, 1);
+		assert_int_equal(ring->enters, enters + 1);
+		assert_int_equal(ring->cqes, cqes + 1);
+		assert_int_equal(eventfd_read(fd, &count), 0);
+		assert_int_equal(count, 2);
+	}
+	close(fd);
+}
+
+static void a_signal_that_fails_ends_nothing(void **state)
+{
+	struct ring *ring = *state;
+	struct result timer = { .timer.op.done = record };
+	int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+
+	eventfd_write(fd, UINT64_MAX - 1);
+	ring_signal(ring, fd);
+	ring_timeout(ring, &timer.timer, 1000000);
+	wait_for(ring, &timer);
+	close(fd);
+}
+
 static int64_t now_nsec(void)
 {
 	struct timespec ts;
@@ -479,6 +518,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(read_and_write_at_offsets, setup, teardown),
 		cmocka_unit_test_setup_teardown(an_error_is_one_operations_own, setup, teardown),
 		cmocka_unit_test_setup_teardown(poll_waits_for_events, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_signal_is_silent, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_signal_that_fails_ends_nothing, setup, teardown),
 		cmocka_unit_test_setup_teardown(timer_is_not_early, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_batch_is_one_system_call, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_hook_runs_once_a_batch_after_all_handlers, setup,

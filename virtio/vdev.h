@@ -5,8 +5,8 @@
  * Two threads meet here. vCPU threads read and write the transport's registers, under the device's
  * lock; they only note what the driver wants and wake the I/O thread. The I/O thread alone touches
  * virtqueues and the ring: it follows what was noted, and calls the device's ops. Nobody waits for
- * anybody: a driver that reset a device or a queue reads the register until it shows that it is done
- * (§2.4.2, §2.6.1), which is when nothing is in flight any more.
+ * anybody: a driver that reset a device or a queue reads the register until it shows that it is
+ * done (§2.4.2, §2.6.1), which is when nothing is in flight any more.
  *
  *   driver                 vCPU thread            I/O thread
  *   status = DRIVER_OK     noted, woken ........> virtq_enable() each queue, ops->start()
@@ -42,19 +42,18 @@
 
 struct vdev;
 
-/* What a kind of device adds; NULL: nothing. All functions run on the I/O thread. */
+/* What a kind of device adds, on the I/O thread. Without start or stop: NULL. */
 struct vdev_ops {
 	/* DRIVER_OK: vdev->features holds what was negotiated, the queues are enabled. */
 	void (*start)(struct vdev *vdev);
 	/* There may be chains in @queue: serve it (virtq.h, "A device serves a queue thus"). */
 	void (*notify)(struct vdev *vdev, unsigned queue);
 	/*
-	 * @queue is being reset: ring_cancel() what is in flight, so that each chain which was popped
-	 * comes back by vdev_push() soon, or now. No notify() for it until it is enabled again.
+	 * @queue is being reset: ring_cancel() what is in flight, so that each chain which was
+	 * popped comes back by vdev_push() soon, or now. No notify() for it until it is enabled
+	 * again.
 	 */
 	void (*stop)(struct vdev *vdev, unsigned queue);
-	/* The driver wrote vdev->config (already done) where kind->config_writable lets it. */
-	void (*config_written)(struct vdev *vdev);
 };
 
 /* What makes a device: constant while it lives, filled in before vdev_init(). */
@@ -130,7 +129,6 @@ struct vdev {
 	/* The lock guards what follows. It is taken within pci's lock, never around it. */
 	pthread_mutex_t lock;
 	enum vdev_state state;
-	bool config_noted; /* the driver wrote config */
 	_Alignas(8) uint8_t config[VDEV_CONFIG_MAX];
 
 	/* Registers (§4.1.4.3) and what PCI tells. */
@@ -165,16 +163,19 @@ int vdev_init(struct vdev *vdev, const struct vdev_kind *kind, const struct vdev
  */
 void vdev_fini(struct vdev *vdev);
 
+/* I/O thread. Whether @queue may be served now: it is enabled, and not being reset. */
+bool vdev_runs(const struct vdev_queue *queue);
+
 /*
- * I/O thread. Give the chain @head back with @len bytes written: published, and the interrupt raised
- * if the driver wants one, once at the end of the batch. While the queue is being reset it is only
- * counted.
+ * I/O thread. Give the chain @head back with @len bytes written: published, and the interrupt
+ * raised if the driver wants one, once at the end of the batch. While the queue is being reset it
+ * is only counted.
  */
 void vdev_push(struct vdev_queue *queue, uint16_t head, uint32_t len);
 
 /*
- * I/O thread. The driver broke the rules: DEVICE_NEEDS_RESET (§2.1.2), one line of log, no more I/O:
- * at the end of the batch ops->stop() is called for each queue, as for a reset.
+ * I/O thread. The driver broke the rules: DEVICE_NEEDS_RESET (§2.1.2), one line of log, no more
+ * I/O: at the end of the batch ops->stop() is called for each queue, as for a reset.
  */
 void vdev_broken(struct vdev *vdev, const char *why, int err);
 
@@ -183,5 +184,8 @@ void vdev_broken(struct vdev *vdev, const char *why, int err);
  * either all of it or another generation (§2.5.3): next generation, configuration interrupt.
  */
 void vdev_config_changed(struct vdev *vdev);
+
+/* Any thread, for vpci.c and vregs.c: a driver wrote what the I/O thread must follow. */
+void vdev_wake(const struct vdev *vdev);
 
 #endif

@@ -286,6 +286,7 @@ static const struct acpi_image image = {
 	.mcfg = {
 		.header = HEADER("MCFG", sizeof(struct acpi_mcfg), 1),
 		.BaseAddress = LAYOUT_ECAM,
+		.PCISegmentGroup = 1, /* as _SEG in dsdt.asl */
 	},
 	.madt = {
 		.header = HEADER("APIC", offsetof(struct acpi_madt, lapic), 6),

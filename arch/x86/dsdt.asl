@@ -9,12 +9,16 @@ DefinitionBlock ("", "DSDT", 2, "KRING ", "KRINGVM ", 1)
 
 	Scope (\_SB)
 	{
-		/* The host bridge, PCI Express root of segment 0, bus 0 (PCI Firmware 3.3 §4). */
+		/*
+		 * The host bridge, PCI Express root of segment 1, bus 0 (PCI Firmware 3.3 §4). Not of
+		 * segment 0: there Linux prefers the configuration ports, two exits an access, to ECAM
+		 * and one.
+		 */
 		Device (PCI0)
 		{
 			Name (_HID, EisaId ("PNP0A08"))
 			Name (_CID, EisaId ("PNP0A03"))
-			Name (_SEG, 0)
+			Name (_SEG, 1)
 			Name (_BBN, 0)
 			Name (_UID, 0)
 

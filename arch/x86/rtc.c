@@ -147,13 +147,17 @@ static bool alarm_matches(uint8_t alarm, uint8_t time)
 /* The first time after @now that the alarm's registers name, or NEVER. */
 static int64_t next_alarm(const struct rtc *rtc, int64_t now)
 {
-	for (int64_t t = now + 1; t <= now + SECONDS_PER_DAY; t++) {
+	for (int64_t t = now + 1; t <= now + SECONDS_PER_DAY;) {
 		unsigned of_day =
 		        (unsigned)((t % SECONDS_PER_DAY + SECONDS_PER_DAY) % SECONDS_PER_DAY);
 
-		if (alarm_matches(rtc->reg[SECONDS_ALARM], encode(rtc, of_day % 60)) &&
-		    alarm_matches(rtc->reg[MINUTES_ALARM], encode(rtc, of_day / 60 % 60)) &&
-		    alarm_matches(rtc->reg[HOURS_ALARM], encode_hours(rtc, of_day / 3600)))
+		if (!alarm_matches(rtc->reg[HOURS_ALARM], encode_hours(rtc, of_day / 3600)))
+			t += 3600 - of_day % 3600;
+		else if (!alarm_matches(rtc->reg[MINUTES_ALARM], encode(rtc, of_day / 60 % 60)))
+			t += 60 - of_day % 60;
+		else if (!alarm_matches(rtc->reg[SECONDS_ALARM], encode(rtc, of_day % 60)))
+			t++;
+		else
 			return t;
 	}
 	return NEVER;
@@ -337,7 +341,7 @@ int rtc_init(struct rtc *rtc, const struct irq *irq, uint64_t low, uint64_t high
 
 	*rtc = (struct rtc){
 		.irq = irq,
-		.timer_fd = timerfd_create(CLOCK_REALTIME, TFD_CLOEXEC | TFD_NONBLOCK),
+		.timer_fd = timerfd_create(CLOCK_REALTIME, TFD_CLOEXEC),
 		.update = NEVER,
 		.alarm = NEVER,
 	};
