@@ -248,10 +248,10 @@ static int machine_build(struct machine *machine, uint64_t exec_ns)
 	}
 	stats_phase(&machine->stats, PHASE_KVM);
 
-	memory_warn(options->memory);
 	err = memory_init(machine, options->memory);
 	if (err)
 		return main_fail("guest RAM (--memory)", err);
+	memory_warn(options->memory);
 	err = vm_add_chips(&machine->vm, &vm_places, why);
 	if (err) {
 		fprintf(stderr, "kring: %s: %s\n", options->dev, why);

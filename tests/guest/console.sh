@@ -87,8 +87,9 @@ test_console_shell_from_pipe() {
 	guest_start -k "$minimal" -m 128M
 	exec 4>pipe
 	wait_for 'exit powers off'
+	# The end of a session throws away what its terminal has not sent: wait for that.
 	# shellcheck disable=SC2016 # the guest's
-	echo 'echo $((6 * 7)) is the answer; exit' >&4
+	echo 'echo $((6 * 7)) is the answer; sleep 1; exit' >&4
 	guest_end
 	exec 4>&-
 	expect_status 0
