@@ -1,0 +1,107 @@
+/*
+ * Tests: a network namespace of this process's own, and the host's end of the taps in it.
+ */
+#ifndef TESTS_NETNS_H
+#define TESTS_NETNS_H
+
+#include <linux/if.h>
+#include <linux/if_ether.h>
+#include <linux/if_packet.h>
+#include <linux/rtnetlink.h>
+#include <sched.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+/* Whether this process may have taps: root, and there is a tun device. What it does stays inside.
+ */
+static inline bool netns_enter(void)
+{
+	FILE *ipv6;
+
+	if (access("/dev/net/tun", R_OK | W_OK) || unshare(CLONE_NEWNET))
+		return false;
+	/* Else the kernel says something on each new interface, at times of its own. */
+	ipv6 = fopen("/proc/sys/net/ipv6/conf/default/disable_ipv6", "we");
+	if (ipv6) {
+		fputs("1", ipv6);
+		fclose(ipv6);
+	}
+	return true;
+}
+
+/* A socket that sends and receives whole frames at the interface @name; -1: there is none. */
+static inline int netns_socket(const char *name)
+{
+	int fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	struct sockaddr_ll at = { .sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_ALL) };
+	struct ifreq ifr = { 0 };
+
+	strcpy(ifr.ifr_name, name);
+	if (!ioctl(fd, SIOCGIFINDEX, &ifr)) {
+		at.sll_ifindex = ifr.ifr_ifindex;
+		if (!bind(fd, (const struct sockaddr *)&at, sizeof(at)))
+			return fd;
+	}
+	close(fd);
+	return -1;
+}
+
+/* The interface's flags (IFF_*), 0: there is none. */
+static inline int netns_flags(const char *name)
+{
+	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	struct ifreq ifr = { 0 };
+
+	strcpy(ifr.ifr_name, name);
+	if (ioctl(fd, SIOCGIFFLAGS, &ifr))
+		ifr.ifr_flags = 0;
+	close(fd);
+	return ifr.ifr_flags;
+}
+
+/* Set the interface's flags. */
+static inline void netns_set_flags(const char *name, int flags)
+{
+	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	struct ifreq ifr = { .ifr_flags = (short)flags };
+
+	strcpy(ifr.ifr_name, name);
+	ioctl(fd, SIOCSIFFLAGS, &ifr);
+	close(fd);
+}
+
+/* Remove the interface, as `ip link delete` does. Whether that worked. */
+static inline bool netns_remove(const char *name)
+{
+	struct {
+		struct nlmsghdr head;
+		struct ifinfomsg info;
+		struct rtattr attr;
+		char name[IFNAMSIZ];
+	} request = {
+		.head = { .nlmsg_len = sizeof(request),
+		          .nlmsg_type = RTM_DELLINK,
+		          .nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK },
+		.attr = { .rta_len = sizeof(struct rtattr) + IFNAMSIZ, .rta_type = IFLA_IFNAME },
+	};
+	struct {
+		struct nlmsghdr head;
+		struct nlmsgerr err;
+		char rest[256];
+	} answer = { .err.error = -1 };
+	int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+
+	strcpy(request.name, name);
+	if (send(fd, &request, sizeof(request), 0) != sizeof(request) ||
+	    recv(fd, &answer, sizeof(answer), 0) < 0)
+		answer.err.error = -1;
+	close(fd);
+	return !answer.err.error;
+}
+
+#endif
