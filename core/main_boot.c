@@ -40,6 +40,8 @@ struct session {
 	struct signalfd_siginfo signal;
 	int signal_fd;
 	FILE *timings;
+	FILE *stats;
+	struct virtio_host virtio;
 	struct machine *machine; /* that the console talks to; NULL between two */
 	enum end end;
 	enum end next_end; /* of the guest that a reboot starts: came when this one had ended */
@@ -218,6 +220,9 @@ static int session_init(struct session *session, const struct options *options, 
 		goto no_signals;
 	}
 
+	err = virtio_host_init(&session->virtio, options, &session->ring);
+	if (err)
+		goto no_devices;
 	ring_watch(&session->ring, &session->power_watch, session->power.fd, power_changed);
 	if (options->timeout) {
 		session->deadline.op.done = deadline_passed;
@@ -225,10 +230,33 @@ static int session_init(struct session *session, const struct options *options, 
 	}
 	return 0;
 
+no_devices:
+	close(session->signal_fd);
+	ring_fini(&session->ring);
+	virtio_host_fini(&session->virtio);
+	goto no_ring;
 no_signals:
 	ring_fini(&session->ring);
 no_ring:
 	power_fini(&session->power);
+	return err;
+}
+
+/* A file to write, or standard output for "-"; none for NULL. */
+static int file_open(FILE **file, const char *path)
+{
+	if (!path)
+		return 0;
+	*file = strcmp(path, "-") ? fopen(path, "we") : stdout;
+	return *file ? 0 : main_fail(path, -errno);
+}
+
+static int file_close(FILE *file, const char *path)
+{
+	int err = file && fflush(file) ? main_fail(path, -errno) : 0;
+
+	if (file && file != stdout)
+		fclose(file);
 	return err;
 }
 
@@ -243,12 +271,10 @@ static int session_open(struct session *session)
 
 	if (session->opened)
 		return 0;
-	if (options->timings) {
-		session->timings =
-		        strcmp(options->timings, "-") ? fopen(options->timings, "we") : stdout;
-		if (!session->timings)
-			return main_fail(options->timings, -errno);
-	}
+	err = file_open(&session->timings, options->timings);
+	err = err ? err : file_open(&session->stats, options->stats);
+	if (err)
+		return err;
 	err = console_init(&session->console, &session->ring, options->console, &console_ops,
 	                   session);
 	if (err)
@@ -259,7 +285,7 @@ static int session_open(struct session *session)
 
 static int session_fini(struct session *session)
 {
-	int err = 0;
+	int err;
 
 	console_restore(&session->console); /* before anything that may take long */
 	ring_fini(&session->ring);
@@ -267,11 +293,9 @@ static int session_fini(struct session *session)
 		console_fini(&session->console);
 	close(session->signal_fd);
 	power_fini(&session->power);
-	if (session->timings && fflush(session->timings))
-		err = main_fail(session->options->timings, -errno);
-	if (session->timings && session->timings != stdout)
-		fclose(session->timings);
-	return err;
+	virtio_host_fini(&session->virtio);
+	err = file_close(session->timings, session->options->timings);
+	return err ? err : file_close(session->stats, session->options->stats);
 }
 
 /* The guest's last words go out before ours; one that was ended from outside gets a moment. */
@@ -349,6 +373,7 @@ static int session_run(struct session *session, bool *again)
 	const struct machine_host host = {
 		.ring = &session->ring,
 		.power = &session->power,
+		.virtio = &session->virtio,
 		.serial = &serial,
 		.serial_arg = session,
 	};
@@ -380,6 +405,14 @@ static int session_run(struct session *session, bool *again)
 	if (session->timings && !*again) {
 		console_restore(&session->console);
 		stats_print(&machine->stats, &machine->bus, session->timings);
+	}
+	if (session->stats && !*again) {
+		console_restore(&session->console);
+		fputs("{\n  ", session->stats);
+		virtio_print(&machine->virtio, session->stats);
+		fputs(",\n  ", session->stats);
+		stats_print_exits(&machine->stats, session->stats);
+		fputs("\n}\n", session->stats);
 	}
 	machine_fini(machine);
 out:

@@ -124,7 +124,10 @@ static int devices_init(struct machine *machine)
 	err = err ? err : pci_attach(&machine->pci, bus);
 	if (!err && !machine->legacy)
 		err = writes_defer(machine);
-	return err ? main_fail("the bus", err) : 0;
+	if (err)
+		return main_fail("the bus", err);
+	return virtio_init(&machine->virtio, host->virtio, &machine->mem, &machine->pci,
+	                   machine->vm.fd);
 }
 
 /* Whether the kernel's command line has one of @parameters, or one that begins with it and ends in
@@ -299,6 +302,7 @@ void machine_fini(struct machine *machine)
 	if (machine->rtc_watch.ring)
 		ring_unwatch(&machine->rtc_watch);
 	rtc_fini(&machine->rtc);
+	virtio_fini(&machine->virtio);
 	pci_fini(&machine->pci);
 	trace_fini(&machine->trace);
 	stats_fini(&machine->stats);

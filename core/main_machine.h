@@ -11,6 +11,7 @@
 #include "arch/x86/ports.h"
 #include "arch/x86/rtc.h"
 #include "arch/x86/uart.h"
+#include "core/main_virtio.h"
 #include "core/options.h"
 #include "core/pci.h"
 #include "core/stats.h"
@@ -22,6 +23,7 @@
 struct machine_host {
 	struct ring *ring;
 	struct power *power;
+	struct virtio_host *virtio;
 	const struct uart_backend *serial;
 	void *serial_arg;
 };
@@ -42,6 +44,7 @@ struct machine {
 	struct pm pm;
 	struct ports ports;
 	struct pci pci;
+	struct virtio virtio;
 	struct stats stats;
 	struct trace trace;
 	struct vcpu_world world;

@@ -21,7 +21,7 @@
 
 #define CPUS_MAX 254
 
-enum kind { KIND_STRING, KIND_SIZE, KIND_NUMBER, KIND_CHOICE, KIND_SECONDS, KIND_FLAG };
+enum kind { KIND_STRING, KIND_LIST, KIND_SIZE, KIND_NUMBER, KIND_CHOICE, KIND_SECONDS, KIND_FLAG };
 
 struct option_row {
 	char letter; /* 0: long name only */
@@ -35,6 +35,7 @@ struct option_row {
 	uint64_t min, max; /* KIND_NUMBER, KIND_SIZE */
 };
 
+#define HELP_INDENT "                              "
 #define FIELD(name) .field = offsetof(struct options, name)
 
 static const struct option_row table[] = {
@@ -50,6 +51,15 @@ static const struct option_row table[] = {
 	  COMMAND_BOOT, KIND_STRING, FIELD(cmdline) },
 	{ 0, "append", "TEXT", "more kernel parameters, behind the command line", COMMAND_BOOT,
 	  KIND_STRING, FIELD(append) },
+	{ 'd', "disk", "PATH[,OPTION...]",
+	  "a disk, a raw image or block device; many times; options:\n" HELP_INDENT
+	  "readonly direct queues=N serial=S discard=off sync",
+	  COMMAND_BOOT, KIND_LIST, FIELD(disks) },
+	{ 't', "net", "[tap=]NAME[,OPTION...]",
+	  "a network card on that tap; many times; options:\n" HELP_INDENT "mac=M queues=N mtu=N",
+	  COMMAND_BOOT, KIND_LIST, FIELD(nets) },
+	{ 0, "rng", NULL, "give the guest a source of random bytes", COMMAND_BOOT, KIND_FLAG,
+	  FIELD(rng) },
 	{ 0, "protocol", "auto|linux64|linux32|pvh", "how the kernel is entered (auto)",
 	  COMMAND_BOOT, KIND_CHOICE, FIELD(protocol) },
 	{ 0, "console", "stdio|none|FILE", "where the serial port leads (stdio)", COMMAND_BOOT,
@@ -60,6 +70,8 @@ static const struct option_row table[] = {
 	  KIND_CHOICE, FIELD(restart) },
 	{ 0, "timings", "FILE", "write phases, markers and exits as JSON; -: standard output",
 	  COMMAND_BOOT, KIND_STRING, FIELD(timings) },
+	{ 0, "stats", "FILE", "write the counters of the ring and the devices as JSON",
+	  COMMAND_BOOT, KIND_STRING, FIELD(stats) },
 	{ 'T', "trace", "N", "single-step, a line on standard error every N instructions (0: off)",
 	  COMMAND_BOOT, KIND_SIZE, 0, FIELD(trace), .max = 1ull << 60 },
 	{ 'D', "dev", "PATH", "the KVM device (/dev/kvm)", COMMAND_BOOT, KIND_STRING, FIELD(dev) },
@@ -72,7 +84,7 @@ static const struct option_row table[] = {
 static const char overview[] =
         "kring runs a Linux kernel in a microVM.\n"
         "\n"
-        "  kring boot -k KERNEL [-i INITRD] [-m 512m] [-c N] [--append TEXT]\n"
+        "  kring boot -k KERNEL [-i INITRD] [-m 512m] [-c N] [-d DISK] [-t TAP]\n"
         "      boot it here, its serial console on this terminal; Ctrl-a x ends it\n"
         "  kring boot --help\n"
         "      all options\n"
@@ -189,6 +201,7 @@ static int seconds_parse(const char *text, uint64_t *ns)
 
 static const char *const kind_name[] = {
 	[KIND_STRING] = "a word",
+	[KIND_LIST] = "a word",
 	[KIND_SIZE] = "a size: a whole number, and g, m or k",
 	[KIND_NUMBER] = "a number",
 	[KIND_CHOICE] = "one of ",
@@ -201,6 +214,7 @@ static int row_parse(const struct option_row *row, const char *text, struct opti
 {
 	void *field = (char *)options + row->field;
 	uint64_t *number = field;
+	struct option_list *list = field;
 	int choice;
 
 	switch (row->kind) {
@@ -209,6 +223,15 @@ static int row_parse(const struct option_row *row, const char *text, struct opti
 		return 0;
 	case KIND_STRING:
 		*(const char **)field = text;
+		return 0;
+	case KIND_LIST:
+		if (list->n == OPTION_LIST_MAX) {
+			snprintf(why, WHY_MAX, "--%s is given more than %d times", row->name,
+			         OPTION_LIST_MAX);
+			return -EINVAL;
+		}
+		if (*text) /* gokvm's default is "", for none */
+			list->value[list->n++] = text;
 		return 0;
 	case KIND_SECONDS:
 		if (seconds_parse(text, number))
@@ -322,7 +345,7 @@ static int command_parse(struct options *options, int argc, char **argv, char *w
 
 		const struct option_row *row = row_find(options->command, c);
 
-		if (seen[row - table]) {
+		if (seen[row - table] && row->kind != KIND_LIST) {
 			snprintf(why, WHY_MAX, "--%s is given twice", row->name);
 			return -EINVAL;
 		}

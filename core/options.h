@@ -22,6 +22,14 @@ enum status {
 
 enum command { COMMAND_BOOT, COMMAND_PROBE, COMMAND_HELP, COMMAND_VERSION };
 
+#define OPTION_LIST_MAX 16
+
+/* The values of an option that may be given many times. */
+struct option_list {
+	const char *value[OPTION_LIST_MAX];
+	unsigned n;
+};
+
 struct options {
 	enum command command;
 	/* boot */
@@ -32,7 +40,11 @@ struct options {
 	const char *append; /* NULL: nothing */
 	const char *console;
 	const char *timings; /* NULL: none; "-": standard output */
-	uint64_t memory;     /* bytes */
+	const char *stats;   /* the same */
+	struct option_list disks;
+	struct option_list nets;
+	bool rng;
+	uint64_t memory; /* bytes */
 	uint64_t cpus;
 	uint64_t protocol; /* index into protocol names: auto, linux64, linux32, pvh */
 	uint64_t timeout;  /* ns; 0: none */

@@ -264,10 +264,28 @@ static void print_counter(void *arg, const char *name, uint64_t value)
 	print->comma = ", ";
 }
 
+void stats_print_exits(const struct stats *stats, FILE *out)
+{
+	const char *comma = "";
+
+	fprintf(out, "\"user_exits\": %llu,\n  \"user_exits_by_reason\": {",
+	        (unsigned long long)all_user_exits(stats));
+	for (unsigned reason = 0; reason < EXIT_REASONS; reason++) {
+		uint64_t n = user_exits(stats, reason);
+
+		if (!n)
+			continue;
+		fprintf(out, "%s\"%s\": %llu", comma,
+		        reason_name[reason] ? reason_name[reason] : "other", (unsigned long long)n);
+		comma = ", ";
+	}
+
+	fprintf(out, "}");
+}
+
 void stats_print(const struct stats *stats, const struct bus *bus, FILE *out)
 {
 	unsigned nmarks = stats->nmarks < MARKS_MAX ? stats->nmarks : MARKS_MAX;
-	const char *comma = "";
 
 	fprintf(out, "{\n  \"phases_us\": {");
 	for (unsigned i = 0; i < PHASE_N; i++)
@@ -285,19 +303,9 @@ void stats_print(const struct stats *stats, const struct bus *bus, FILE *out)
 		        (unsigned long long)mark->user_exits, (unsigned long long)mark->kvm_exits);
 	}
 
-	fprintf(out, "],\n  \"user_exits\": %llu,\n  \"user_exits_by_reason\": {",
-	        (unsigned long long)all_user_exits(stats));
-	for (unsigned reason = 0; reason < EXIT_REASONS; reason++) {
-		uint64_t n = user_exits(stats, reason);
-
-		if (!n)
-			continue;
-		fprintf(out, "%s\"%s\": %llu", comma,
-		        reason_name[reason] ? reason_name[reason] : "other", (unsigned long long)n);
-		comma = ", ";
-	}
-
-	fprintf(out, "},\n  \"user_exits_by_address\": [");
+	fprintf(out, "],\n  ");
+	stats_print_exits(stats, out);
+	fprintf(out, ",\n  \"user_exits_by_address\": [");
 	print_sites(stats, bus, out);
 
 	fprintf(out, "],\n  \"kvm_exits\": %llu,\n  \"kvm_counters\": [",

@@ -83,6 +83,9 @@ uint64_t stats_device_exits(const struct stats *stats);
 void exit_count(struct exit_stats *exits, unsigned reason);
 void exit_count_site(struct exit_stats *exits, enum bus_space space, uint64_t addr, bool is_write);
 
+/* Members of a JSON object: the exits to kring, and how many of each reason. */
+void stats_print_exits(const struct stats *stats, FILE *out);
+
 /* One JSON object and a newline. @bus names the devices behind addresses. */
 void stats_print(const struct stats *stats, const struct bus *bus, FILE *out);
 
