@@ -100,13 +100,12 @@ fuzz: ## every fuzz target (or FUZZ=virtq), FUZZ_SECONDS each
 	@$(MAKE) -s BUILD=$(FUZZ_BUILD) CC=clang \
 		CFLAGS='-O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all' \
 		fuzz-programs FUZZ_BUILD=$(FUZZ_BUILD) FUZZ='$(FUZZ)'
-	@set -e; for f in $(FUZZ); do \
-		mkdir -p $(FUZZ_BUILD)/corpus/$$f; \
-		echo "fuzz $$f: $(FUZZ_SECONDS) s"; \
-		$(FUZZ_BUILD)/tests/fuzz_$$f -max_len=8192 -max_total_time=$(FUZZ_SECONDS) \
-			-print_final_stats=1 -verbosity=0 -artifact_prefix=$(FUZZ_BUILD)/ \
-			$(FUZZ_BUILD)/corpus/$$f; \
-	done
+	@printf '%s\n' $(FUZZ) | xargs -P 2 -I NAME sh -c '\
+		mkdir -p $(FUZZ_BUILD)/corpus/NAME && \
+		echo "fuzz NAME: $(FUZZ_SECONDS) s" && \
+		$(FUZZ_BUILD)/tests/fuzz_NAME -max_len=8192 -max_total_time=$(FUZZ_SECONDS) \
+			-verbosity=0 -print_final_stats=1 -artifact_prefix=$(FUZZ_BUILD)/NAME- \
+			$(FUZZ_BUILD)/corpus/NAME'
 
 fuzz-programs: $(FUZZ:%=$(FUZZ_BUILD)/tests/fuzz_%)
 
