@@ -3,6 +3,7 @@
  */
 #include <assert.h>
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -263,12 +264,24 @@ void ring_write(struct ring *ring, struct io_op *op, int fd, const void *buf, un
 	io_uring_sqe_set_data(sqe, op);
 }
 
+/* A single piece needs no list of pieces, which the kernel would have to fetch. */
+static void prep_pieces(struct io_uring_sqe *sqe, bool is_write, int fd, const struct iovec *iov,
+                        unsigned n, uint64_t offset)
+{
+	if (n == 1 && iov->iov_len <= UINT_MAX)
+		io_uring_prep_rw(is_write ? IORING_OP_WRITE : IORING_OP_READ, sqe, fd,
+		                 iov->iov_base, (unsigned)iov->iov_len, offset);
+	else
+		io_uring_prep_rw(is_write ? IORING_OP_WRITEV : IORING_OP_READV, sqe, fd, iov, n,
+		                 offset);
+}
+
 void ring_readv(struct ring *ring, struct io_op *op, int fd, const struct iovec *iov, unsigned n,
                 uint64_t offset)
 {
 	struct io_uring_sqe *sqe = op_start(ring, op);
 
-	io_uring_prep_readv(sqe, fd, iov, n, offset);
+	prep_pieces(sqe, false, fd, iov, n, offset);
 	io_uring_sqe_set_data(sqe, op);
 }
 
@@ -277,7 +290,7 @@ void ring_writev(struct ring *ring, struct io_op *op, int fd, const struct iovec
 {
 	struct io_uring_sqe *sqe = op_start(ring, op);
 
-	io_uring_prep_writev(sqe, fd, iov, n, offset);
+	prep_pieces(sqe, true, fd, iov, n, offset);
 	io_uring_sqe_set_data(sqe, op);
 }
 
@@ -286,7 +299,8 @@ void ring_readv_nowait(struct ring *ring, struct io_op *op, int fd, const struct
 {
 	struct io_uring_sqe *sqe = op_start(ring, op);
 
-	io_uring_prep_readv2(sqe, fd, iov, n, offset, RWF_NOWAIT);
+	prep_pieces(sqe, false, fd, iov, n, offset);
+	sqe->rw_flags = RWF_NOWAIT;
 	io_uring_sqe_set_data(sqe, op);
 }
 
@@ -295,7 +309,8 @@ void ring_writev_durable(struct ring *ring, struct io_op *op, int fd, const stru
 {
 	struct io_uring_sqe *sqe = op_start(ring, op);
 
-	io_uring_prep_writev2(sqe, fd, iov, n, offset, RWF_DSYNC);
+	prep_pieces(sqe, true, fd, iov, n, offset);
+	sqe->rw_flags = RWF_DSYNC;
 	io_uring_sqe_set_data(sqe, op);
 }
 

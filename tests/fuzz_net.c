@@ -199,11 +199,13 @@ static void check(struct machine *m)
 
 		for (unsigned k = 0; k < NET_READS; k++) {
 			struct net_read *read = &rx->read[k];
-			unsigned nsegs = 0;
+			uint64_t in = 0, room = 0;
 
 			for (unsigned c = 0; c < read->nchains; c++)
-				nsegs += read->chain[c].nin;
-			require(nsegs <= read->nsegs);
+				in += read->chain[(read->first + c) % NET_QUEUE_SIZE].in;
+			for (unsigned s = 0; s < read->nsegs; s++)
+				room += read->iov[s].iov_len;
+			require(in == read->bytes && room == read->bytes);
 			chains += read->nchains;
 			reads += read->started;
 		}

@@ -86,15 +86,43 @@ static void link_down(struct net *net, int err)
 
 static void rx_run(struct net_rx *rx);
 
-/* Whether @read has room for every packet, or all that the driver can give or the kernel take. */
-static bool read_is_full(const struct net_read *read)
+/* Whether @read has @room bytes, or all that the driver can give, or the kernel take. */
+static bool read_has(const struct net_read *read, uint64_t room)
 {
-	const struct net_rx *rx = read->rx;
-
-	if (!rx->net->mergeable)
+	if (!read->rx->net->mergeable)
 		return read->nchains;
-	return read->bytes >= rx->net->packet_max || read->nsegs >= IOV_MAX ||
-	       read->nchains == rx->queue->virtq.size;
+	return read->bytes >= room || read->nsegs >= IOV_MAX ||
+	       read->nchains == read->rx->queue->virtq.size;
+}
+
+/* Chain @i of those that @read has. */
+static struct net_chain *read_chain(const struct net_read *read, unsigned i)
+{
+	return &read->chain[(read->first + i) % NET_QUEUE_SIZE];
+}
+
+/* Take the first @n chains, of @bytes in all, out of @read. */
+static void read_drop(struct net_read *read, unsigned n, size_t bytes)
+{
+	struct iovec *iov = read->iov;
+
+	iov_skip(&iov, &read->nsegs, bytes);
+	if (iov != read->iov)
+		memmove(read->iov, iov, read->nsegs * sizeof(*iov));
+	read->first += n;
+	read->nchains -= n;
+	read->bytes -= bytes;
+}
+
+/* What lies where the last piece ends is part of it: Linux cuts buffers out of 32 KiB each. */
+static void read_append(struct net_read *read, struct iovec piece)
+{
+	struct iovec *last = &read->iov[read->nsegs - 1];
+
+	if (read->nsegs && (uint8_t *)last->iov_base + last->iov_len == piece.iov_base)
+		last->iov_len += piece.iov_len;
+	else
+		read->iov[read->nsegs++] = piece;
 }
 
 /* Append the next chain of the queue. Returns as virtq_pop() does. */
@@ -112,15 +140,17 @@ static int read_pop(struct net_read *read)
 		vdev_push(read->rx->queue, chain.head, 0);
 		return -EINVAL;
 	}
-	read->chain[read->nchains++] = (struct net_chain){ chain.head, chain.nin, chain.in };
-	read->nsegs += chain.nin;
+	for (unsigned i = 0; i < chain.nin; i++)
+		read_append(read, chain.iov[i]);
+	*read_chain(read, read->nchains++) = (struct net_chain){ chain.head, chain.in };
 	read->bytes += chain.in;
 	return 1;
 }
 
 /*
- * Append the last chain of the last read that has any: those left over from packets would else lie
- * in many reads, none of which is full, and the driver wait for them. Returns 1, or 0: none.
+ * Append the first chain of the last read that has any: those left over from packets would else lie
+ * in many reads, none of which is full, and the driver wait for them. Returns 1, or 0: there is
+ * none.
  */
 static int read_take(struct net_read *read)
 {
@@ -131,29 +161,39 @@ static int read_take(struct net_read *read)
 	if (from == read)
 		return 0;
 
-	struct net_chain *chain = &from->chain[--from->nchains];
+	struct net_chain chain = *read_chain(from, 0);
 
-	from->nsegs -= chain->nin;
-	from->bytes -= chain->in;
-	memcpy(read->iov + read->nsegs, from->iov + from->nsegs, chain->nin * sizeof(*read->iov));
-	read->chain[read->nchains++] = *chain;
-	read->nsegs += chain->nin;
-	read->bytes += chain->in;
+	for (size_t i = 0, left = chain.in; left; i++) {
+		struct iovec piece = from->iov[i];
+
+		if (piece.iov_len > left)
+			piece.iov_len = left;
+		left -= piece.iov_len;
+		read_append(read, piece);
+	}
+	read_drop(from, 1, chain.in);
+	*read_chain(read, read->nchains++) = chain;
+	read->bytes += chain.in;
 	return 1;
 }
 
-/* Returns 1 when @read is full, 0 when there is not enough, or virtq_pop()'s error. */
+/*
+ * Give @read room for every packet, and then some at once: chains that follow each other make few
+ * pieces. Returns 1, 0 when there is not enough, or virtq_pop()'s error.
+ */
 static int read_fill(struct net_read *read)
 {
-	while (!read_is_full(read)) {
-		int got = read_pop(read);
+	uint64_t room = read->rx->net->packet_max;
+	int got = 1;
 
+	if (read_has(read, room))
+		return 1;
+	while (got > 0 && !read_has(read, room + room / 4)) {
+		got = read_pop(read);
 		if (!got)
 			got = read_take(read);
-		if (got <= 0)
-			return got;
 	}
-	return 1;
+	return got < 0 ? got : read_has(read, room);
 }
 
 /* @len bytes of @read are a packet: give the chains back that it fills. */
@@ -161,26 +201,21 @@ static void read_deliver(struct net_read *read, uint32_t len)
 {
 	struct virtio_net_hdr hdr;
 	unsigned nchains = 0;
-	unsigned nsegs = 0;
+	size_t bytes = 0;
 
 	while (len) {
-		const struct net_chain *chain = &read->chain[nchains++];
+		const struct net_chain *chain = read_chain(read, nchains++);
 		uint32_t part = len < chain->in ? len : chain->in;
 
 		vdev_push(read->rx->queue, chain->head, part);
-		read->bytes -= chain->in;
-		nsegs += chain->nin;
+		bytes += chain->in;
 		len -= part;
 	}
 
 	iov_read(read->iov, &hdr, sizeof(hdr));
 	hdr.num_buffers = (uint16_t)nchains; /* §5.1.6.4.1; the tap leaves it out */
 	iov_write(read->iov, &hdr, sizeof(hdr));
-
-	read->nchains -= nchains;
-	read->nsegs -= nsegs;
-	memmove(read->chain, read->chain + nchains, read->nchains * sizeof(*read->chain));
-	memmove(read->iov, read->iov + nsegs, read->nsegs * sizeof(*read->iov));
+	read_drop(read, nchains, bytes);
 }
 
 /* Give all chains back unused: the queue stops. */
@@ -188,7 +223,7 @@ static void rx_give_back(struct net_rx *rx)
 {
 	for (struct net_read *read = rx->read; read < rx->read + NET_READS; read++) {
 		for (unsigned i = 0; i < read->nchains; i++)
-			vdev_push(rx->queue, read->chain[i].head, 0);
+			vdev_push(rx->queue, read_chain(read, i)->head, 0);
 		read->nchains = read->nsegs = read->bytes = 0;
 	}
 }

@@ -121,8 +121,7 @@ struct net_count {
 /* A posted chain. */
 struct net_chain {
 	uint16_t head;
-	uint16_t nin;
-	uint32_t in;
+	uint32_t in; /* bytes */
 };
 
 struct net_read {
@@ -130,10 +129,11 @@ struct net_read {
 	struct net_rx *rx;
 	bool started;
 	uint64_t bytes;
-	unsigned nchains;
 	unsigned nsegs;
+	unsigned nchains;
+	unsigned first;          /* chain, of those in a circle */
 	struct net_chain *chain; /* in net_rx, */
-	struct iovec *iov;       /* and so are their segments, one behind the other */
+	struct iovec *iov;       /* and so is their memory, one behind the other */
 };
 
 /* A receive queue. */
@@ -150,7 +150,7 @@ struct net_rx {
 	struct io_op poll;
 	struct net_count count; /* since net_init() */
 	struct net_read read[NET_READS];
-	struct net_chain chain[NET_READS][NET_SEGMENTS];
+	struct net_chain chain[NET_READS][NET_QUEUE_SIZE];
 	struct iovec iov[NET_READS][NET_SEGMENTS];
 };
 
