@@ -180,6 +180,7 @@ static int signals_init(struct session *session)
 	for (size_t i = 0; i < sizeof(crashes) / sizeof(crashes[0]); i++)
 		sigaction(crashes[i], &action, NULL);
 	vcpu_signal_init();
+	signal(SIGXFSZ, SIG_IGN); /* an image at the file size limit is the guest's I/O error */
 
 	sigemptyset(&set);
 	for (size_t i = 0; i < sizeof(ends) / sizeof(ends[0]); i++)

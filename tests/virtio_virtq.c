@@ -566,6 +566,27 @@ static void refuses_an_idx_too_far_ahead(void **state)
 	assert_int_equal(d->q.in_flight, 8);
 }
 
+/* What was given back is the driver's again when it was shown, and not before. */
+static void refuses_what_the_driver_cannot_have_back(void **state)
+{
+	struct driver *d = *state;
+	struct iovec iov[IOV_ROOM];
+	struct virtq_chain chain = { .iov = iov, .iov_max = IOV_ROOM };
+
+	d->desc[0] = (struct virtq_desc){ BUFFERS, 1, 0, 0 };
+	for (unsigned i = 0; i < 8; i++) {
+		driver_offer(d, 0);
+		driver_publish(d);
+		assert_int_equal(virtq_pop(&d->q, &chain), 1);
+		virtq_push(&d->q, 0, 0);
+	}
+	driver_offer(d, 0);
+	driver_publish(d);
+	assert_int_equal(virtq_pop(&d->q, &chain), -EOVERFLOW);
+	virtq_flush(&d->q);
+	assert_int_equal(virtq_pop(&d->q, &chain), 1);
+}
+
 /* Nobody fetches what was copied already. */
 static void keeps_its_copy(void **state)
 {
@@ -867,6 +888,7 @@ int main(void)
 		TEST(stays_within_the_room_given),
 		TEST(refuses_bad_heads),
 		TEST(refuses_an_idx_too_far_ahead),
+		TEST(refuses_what_the_driver_cannot_have_back),
 		TEST(keeps_its_copy),
 		TEST(two_threads_lose_nothing),
 		TEST(survives_a_scribbler),

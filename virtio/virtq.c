@@ -141,7 +141,12 @@ int virtq_pop(struct virtq *q, struct virtq_chain *chain)
 
 		if (idx == q->next_avail)
 			return 0;
-		if ((uint16_t)(idx - q->next_avail) > q->size)
+		/*
+		 * A driver has no more than size chains out. Those that were pushed and not flushed
+		 * are among them: it cannot know yet, and must not keep us busy for ever.
+		 */
+		if ((uint16_t)(idx - q->next_avail) >
+		    q->size - (uint16_t)(q->next_avail - q->flushed))
 			return -EOVERFLOW;
 		q->avail_idx = idx;
 	}

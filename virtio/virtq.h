@@ -159,7 +159,7 @@ void virtq_disable(struct virtq *q);
 /*
  * The next available chain. Returns 1, 0 when there is none, or what is wrong with the ring; it is
  * of no use then until it was reset:
- *   -EOVERFLOW  avail idx is further ahead than the queue is long
+ *   -EOVERFLOW  avail idx is further ahead of what was flushed than the queue is long
  *   -ERANGE     a head or next lies outside its table
  *   -EBUSY      the head is in flight
  *   -ELOOP      more descriptors are linked than the table has
