@@ -421,16 +421,12 @@ out:
 	return status;
 }
 
-int main_boot(const struct options *options, uint64_t exec_ns)
+/* One guest, and another after each of its reboots. */
+static int session_guests(struct session *session)
 {
-	struct session *session = calloc(1, sizeof(*session));
 	bool again;
-	int status = STATUS_FAILED;
+	int status;
 
-	if (!session || session_init(session, options, exec_ns)) {
-		free(session);
-		return STATUS_FAILED;
-	}
 	do {
 		session->end = session->next_end;
 		session->stop = session->end != END_NONE;
@@ -439,8 +435,20 @@ int main_boot(const struct options *options, uint64_t exec_ns)
 		status = session_run(session, &again);
 	} while (again);
 
-	if (session_fini(session) && status == STATUS_OK)
-		status = STATUS_FAILED;
+	return session_fini(session) && status == STATUS_OK ? STATUS_FAILED : status;
+}
+
+int main_boot(const struct options *options, uint64_t exec_ns)
+{
+	struct session *session = calloc(1, sizeof(*session));
+	int status = STATUS_FAILED;
+
+	if (!session)
+		main_fail("boot", -ENOMEM);
+	else if (virtio_host_parse(&session->virtio, options))
+		status = STATUS_USAGE;
+	else if (!session_init(session, options, exec_ns))
+		status = session_guests(session);
 	free(session);
 	return status;
 }

@@ -72,10 +72,10 @@ static int memory_init(struct machine *machine, uint64_t size)
 	struct mem *mem = &machine->mem;
 	int err = mem_init(mem, size);
 
-	err = err ? err : vm_map(&machine->vm, mem->low.gpa, mem->low.host, mem->low.len);
-	if (!err && mem->high.len)
-		err = vm_map(&machine->vm, mem->high.gpa, mem->high.host, mem->high.len);
-	return err;
+	err = err ? err : vm_map(&machine->vm, mem->low.gpa, mem->low.host, mem->low.len, false);
+	if (err >= 0 && mem->high.len)
+		err = vm_map(&machine->vm, mem->high.gpa, mem->high.host, mem->high.len, false);
+	return err < 0 ? err : 0;
 }
 
 /* Writes that a device answers only when it is read may wait. */
@@ -114,7 +114,6 @@ static int devices_init(struct machine *machine)
 	i8042_init(&machine->i8042, host->power);
 	pm_init(&machine->pm, host->power);
 	ports_init(&machine->ports, &ports, machine);
-	pci_init(&machine->pci, &pci_places, host->power);
 
 	err = uart_attach(&machine->uart, bus);
 	err = err ? err : rtc_attach(&machine->rtc, bus);
@@ -255,6 +254,10 @@ static int machine_build(struct machine *machine, uint64_t exec_ns)
 	if (err)
 		return main_fail("guest RAM (--memory)", err);
 	memory_warn(options->memory);
+	pci_init(&machine->pci, &pci_places, machine->host->power);
+	err = pci_map(&machine->pci, &machine->vm, virtio_devices(machine->host->virtio));
+	if (err)
+		return main_fail("PCI configuration space", err);
 	err = vm_add_chips(&machine->vm, &vm_places, why);
 	if (err) {
 		fprintf(stderr, "kring: %s: %s\n", options->dev, why);

@@ -6,52 +6,52 @@
 #include "core/main.h"
 #include "core/main_virtio.h"
 
-static int disks_open(struct virtio_host *host, const struct option_list *list)
+_Static_assert(TAP_WHY_MAX <= BACKING_WHY_MAX, "one line has room for either's");
+
+static int print_why(const char *why, int err)
 {
-	char why[BACKING_WHY_MAX];
-
-	for (unsigned i = 0; i < list->n; i++) {
-		struct backing_config *config = &host->backing[i];
-		int err = backing_parse(config, list->value[i], why);
-
-		if (!err)
-			err = disk_init(&host->disk[i], host->ring, config, why);
-		if (err) {
-			fprintf(stderr, "kring: %s\n", why);
-			return err;
-		}
-		host->ndisks++;
-	}
-	return 0;
+	fprintf(stderr, "kring: %s\n", why);
+	return err;
 }
 
-static int taps_open(struct virtio_host *host, const struct option_list *list)
+int virtio_host_parse(struct virtio_host *host, const struct options *options)
 {
-	char why[TAP_WHY_MAX];
+	char why[BACKING_WHY_MAX];
+	int err = 0;
 
-	for (unsigned i = 0; i < list->n; i++) {
-		struct tap_config config;
-		int err = tap_parse(&config, list->value[i], why);
-
-		if (!err)
-			err = tap_open(&host->tap[i], &config, why);
-		if (err) {
-			fprintf(stderr, "kring: %s\n", why);
-			return err;
-		}
-		host->ntaps++;
-	}
-	return 0;
+	for (unsigned i = 0; !err && i < options->disks.n; i++)
+		err = backing_parse(&host->backing[i], options->disks.value[i], why);
+	for (unsigned i = 0; !err && i < options->nets.n; i++)
+		err = tap_parse(&host->tap_config[i], options->nets.value[i], why);
+	return err ? print_why(why, err) : 0;
 }
 
 int virtio_host_init(struct virtio_host *host, const struct options *options, struct ring *ring)
 {
+	char why[BACKING_WHY_MAX];
+
 	host->ring = ring;
 	host->rng = options->rng;
+	for (; host->ndisks < options->disks.n; host->ndisks++) {
+		unsigned i = host->ndisks;
+		int err = disk_init(&host->disk[i], ring, &host->backing[i], why);
 
-	int err = disks_open(host, &options->disks);
+		if (err)
+			return print_why(why, err);
+	}
+	for (; host->ntaps < options->nets.n; host->ntaps++) {
+		unsigned i = host->ntaps;
+		int err = tap_open(&host->tap[i], &host->tap_config[i], why);
 
-	return err ? err : taps_open(host, &options->nets);
+		if (err)
+			return print_why(why, err);
+	}
+	return 0;
+}
+
+unsigned virtio_devices(const struct virtio_host *host)
+{
+	return host->ndisks + host->ntaps + host->rng;
 }
 
 void virtio_host_fini(struct virtio_host *host)

@@ -19,11 +19,18 @@ struct virtio_host {
 	struct disk disk[OPTION_LIST_MAX];
 	bool rng;
 	unsigned ntaps;
+	struct tap_config tap_config[OPTION_LIST_MAX];
 	struct tap tap[OPTION_LIST_MAX];
 };
 
-/* Open what the options name. Returns 0, or -errno, one line was printed and nothing is held. */
+/* Understand the options of disks and taps. Returns 0, or -EINVAL and one line was printed. */
+int virtio_host_parse(struct virtio_host *host, const struct options *options);
+
+/* Open what was parsed. Returns 0, or -errno, one line was printed and nothing is held. */
 int virtio_host_init(struct virtio_host *host, const struct options *options, struct ring *ring);
+
+/* How many devices a machine gets. */
+unsigned virtio_devices(const struct virtio_host *host);
 
 /* After ring_fini(). */
 void virtio_host_fini(struct virtio_host *host);

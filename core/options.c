@@ -58,8 +58,8 @@ static const struct option_row table[] = {
 	{ 't', "net", "[tap=]NAME[,OPTION...]",
 	  "a network card on that tap; many times; options:\n" HELP_INDENT "mac=M queues=N mtu=N",
 	  COMMAND_BOOT, KIND_LIST, FIELD(nets) },
-	{ 0, "rng", NULL, "give the guest a source of random bytes", COMMAND_BOOT, KIND_FLAG,
-	  FIELD(rng) },
+	{ 0, "rng", "off|on", "a source of random bytes for the guest (on)", COMMAND_BOOT,
+	  KIND_CHOICE, FIELD(rng) },
 	{ 0, "protocol", "auto|linux64|linux32|pvh", "how the kernel is entered (auto)",
 	  COMMAND_BOOT, KIND_CHOICE, FIELD(protocol) },
 	{ 0, "console", "stdio|none|FILE", "where the serial port leads (stdio)", COMMAND_BOOT,
@@ -381,6 +381,7 @@ int options_parse(struct options *options, int argc, char **argv, char *why)
 		.console = "stdio",
 		.memory = 1ull << 30,
 		.cpus = 1,
+		.rng = 1,
 	};
 	if (argc < 2) {
 		snprintf(why, WHY_MAX, "say what to do: boot or probe; see kring --help");

@@ -2,19 +2,28 @@
  * PCI configuration space and BARs. A device is 256 bytes and a mask of the bits that a guest may
  * change; what is not there reads as all ones. Knows no device but the host bridge.
  *
+ * Most of what a kernel asks of a device at boot is in its configuration space, so the guest reads
+ * that as memory (KVM_MEM_READONLY), which exits for writes alone. The first access that has
+ * effects when it reads, or a value that changes by itself, ends this: pci_unmap().
+ *
  * Port 0xcf9 lies inside CONFIG_ADDRESS: as in Intel's chipsets, byte accesses there reach the
  * reset control register, and only 4-byte accesses CONFIG_ADDRESS. So writes there must not be
  * deferred (core/bus.h): a guest that reset itself may make no other exit.
  */
 #include <errno.h>
+#include <stdatomic.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "core/pci.h"
 
-#define CONFIG_ENABLE  0x80000000u
-#define RESET_CONTROL  1    /* 0xcf9 - 0xcf8 */
-#define RESET_RST_CPU  0x04 /* 0 -> 1 resets (ICH9 datasheet §13.7.5) */
-#define ECAM_BUS_BYTES 0x100000
+#define CONFIG_ENABLE 0x80000000u
+#define RESET_CONTROL 1    /* 0xcf9 - 0xcf8 */
+#define RESET_RST_CPU 0x04 /* 0 -> 1 resets (ICH9 datasheet §13.7.5) */
+#define NOT_MAPPED    (-1)
+
+#define ECAM_BUS_BYTES  0x100000
+#define ECAM_SLOT_BYTES 0x8000 /* eight functions, of which there is the first */
 
 static const uint8_t bridge_header[] = {
 	/* Vendor and device of QEMU's PCIe host bridge: every system knows it, none has a quirk. */
@@ -25,7 +34,12 @@ static const uint8_t bridge_header[] = {
 
 void pci_init(struct pci *pci, const struct pci_config *at, struct power *power)
 {
-	*pci = (struct pci){ .power = power, .at = *at, .next_bar = at->mmio };
+	*pci = (struct pci){
+		.power = power,
+		.at = *at,
+		.next_bar = at->mmio,
+		.map_slot = NOT_MAPPED,
+	};
 	pthread_mutex_init(&pci->lock, NULL);
 	memcpy(pci->bridge.config, bridge_header, sizeof(bridge_header));
 	pci->slot[0] = &pci->bridge;
@@ -33,7 +47,51 @@ void pci_init(struct pci *pci, const struct pci_config *at, struct power *power)
 
 void pci_fini(struct pci *pci)
 {
+	if (pci->map)
+		munmap(pci->map, pci->map_len);
 	pthread_mutex_destroy(&pci->lock);
+}
+
+/* What the guest reads of @device, when it reads memory. */
+static void show(struct pci *pci, const struct pci_device *device, unsigned slot)
+{
+	if (pci->map && slot < pci->map_len / ECAM_SLOT_BYTES)
+		memcpy(pci->map + (size_t)slot * ECAM_SLOT_BYTES, device->config,
+		       sizeof(device->config));
+}
+
+int pci_map(struct pci *pci, struct vm *vm, unsigned n)
+{
+	size_t len = (size_t)ECAM_SLOT_BYTES * (1 + n);
+	void *map;
+
+	if (n >= PCI_SLOTS)
+		return -ENOSPC;
+	map = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (map == MAP_FAILED)
+		return -errno;
+	memset(map, 0xff, len);
+
+	int slot = vm_map(vm, pci->at.ecam, map, len, true);
+
+	if (slot < 0) {
+		munmap(map, len);
+		return 0;
+	}
+	pci->map_slot = slot;
+	pci->vm = vm;
+	pci->map = map;
+	pci->map_len = len;
+	show(pci, &pci->bridge, 0);
+	return 0;
+}
+
+void pci_unmap(struct pci *pci)
+{
+	int slot = atomic_exchange(&pci->map_slot, NOT_MAPPED);
+
+	if (slot != NOT_MAPPED)
+		vm_unmap(pci->vm, slot);
 }
 
 int pci_add(struct pci *pci, struct pci_device *device)
@@ -52,6 +110,7 @@ int pci_add(struct pci *pci, struct pci_device *device)
 		if (pci->slot[slot])
 			continue;
 		pci->slot[slot] = device;
+		show(pci, device, slot);
 		if (bar->size)
 			pci->next_bar = base + bar->size;
 		return (int)slot;
@@ -149,6 +208,7 @@ static void config_write(struct pci *pci, unsigned devfn, unsigned reg, unsigned
 	bar_follow(device);
 	if (device->written)
 		device->written(device, reg, len);
+	show(pci, device, devfn >> 3);
 	pthread_mutex_unlock(&pci->lock);
 }
 

@@ -12,6 +12,7 @@
 
 #include "core/bus.h"
 #include "core/power.h"
+#include "core/vm.h"
 
 #define PCI_SLOTS       32
 #define PCI_CONFIG_SIZE 256 /* conventional: nothing behind it */
@@ -63,12 +64,19 @@ struct pci_device {
 	unsigned caps_end; /* what follows it; 0: nothing yet */
 	/* The guest wrote @len bytes at @reg; config holds the result. Under pci's lock. */
 	void (*written)(struct pci_device *device, unsigned reg, unsigned len);
-	/* The guest reads there: config may be brought up to date before. NULL, or as above. */
+	/*
+	 * The guest reads there: config may be brought up to date before. NULL, or as above. Not
+	 * called before pci_unmap().
+	 */
 	void (*reading)(struct pci_device *device, unsigned reg, unsigned len);
 };
 
 struct pci {
 	pthread_mutex_t lock; /* guards what follows, and every device's config */
+	uint8_t *map;         /* configuration space as the guest reads it; or NULL */
+	size_t map_len;
+	const struct vm *vm;
+	_Atomic int map_slot; /* its memory slot there */
 	uint32_t address;     /* CONFIG_ADDRESS (PCI 3.0 §3.2.2.3.2) */
 	uint8_t reset_control;
 	struct power *power;
@@ -81,6 +89,15 @@ struct pci {
 /* A bus with a host bridge in slot 0. @power hears of a write to the reset control register. */
 void pci_init(struct pci *pci, const struct pci_config *at, struct power *power);
 void pci_fini(struct pci *pci);
+
+/*
+ * Let the guest read the configuration space of @n devices without exits: it lies there as memory.
+ * Before vm_add_chips(). Returns 0 or -errno; where KVM cannot, it does not.
+ */
+int pci_map(struct pci *pci, struct vm *vm, unsigned n);
+
+/* From now on each read of configuration space exits, and so comes to reading(). Any thread. */
+void pci_unmap(struct pci *pci);
 
 /*
  * Put @device, its header and BAR size filled in, into the next free slot and give its BAR an

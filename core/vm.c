@@ -92,10 +92,11 @@ void vm_fini(struct vm *vm)
 	*vm = (struct vm){ .kvm_fd = -1, .fd = -1 };
 }
 
-int vm_map(struct vm *vm, gpa_t gpa, void *host, uint64_t len)
+int vm_map(struct vm *vm, gpa_t gpa, void *host, uint64_t len, bool readonly)
 {
 	struct kvm_userspace_memory_region slot = {
 		.slot = vm->nslots,
+		.flags = readonly ? KVM_MEM_READONLY : 0,
 		.guest_phys_addr = gpa,
 		.memory_size = len,
 		.userspace_addr = (uintptr_t)host,
@@ -103,8 +104,14 @@ int vm_map(struct vm *vm, gpa_t gpa, void *host, uint64_t len)
 
 	if (ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &slot) < 0) /* 4.35 */
 		return -errno;
-	vm->nslots++;
-	return 0;
+	return (int)vm->nslots++;
+}
+
+void vm_unmap(const struct vm *vm, int slot)
+{
+	struct kvm_userspace_memory_region none = { .slot = (uint32_t)slot };
+
+	ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &none);
 }
 
 int vm_defer_writes(struct vm *vm, enum bus_space space, uint64_t addr, uint32_t len)

@@ -1,7 +1,7 @@
 /*
  * The VM: KVM's file descriptors, its interrupt controllers, its memory slots.
  *
- * Main thread only.
+ * Main thread only, but vm_unmap().
  */
 #ifndef CORE_VM_H
 #define CORE_VM_H
@@ -33,10 +33,14 @@ int vm_init(struct vm *vm, const char *dev, char why[WHY_MAX]);
 void vm_fini(struct vm *vm);
 
 /*
- * Show @len bytes at @host (both page-aligned) to the guest at @gpa, as its RAM. Before
- * vm_add_chips(). Returns 0 or -errno.
+ * Show @len bytes at @host (both page-aligned) to the guest at @gpa, as its RAM or, with @readonly,
+ * as memory that it reads, and writes to which exit. Before vm_add_chips().
+ * Returns the number of the memory slot, or -errno.
  */
-int vm_map(struct vm *vm, gpa_t gpa, void *host, uint64_t len);
+int vm_map(struct vm *vm, gpa_t gpa, void *host, uint64_t len, bool readonly);
+
+/* Take the memory of @slot from the guest: all accesses exit. Any thread, at any time. */
+void vm_unmap(const struct vm *vm, int slot);
 
 /*
  * The guest's writes of @len bytes at @addr may wait in KVM until the next exit of any vCPU: vcpu.c

@@ -38,6 +38,7 @@ static void defaults_are_gokvms(void **state)
 	assert_null(o.initrd);
 	assert_int_equal(o.memory, 1ull << 30);
 	assert_int_equal(o.cpus, 1);
+	assert_int_equal(o.rng, 1);
 	assert_int_equal(o.trace, 0);
 }
 

@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include "core/pci.h"
+#include "tests/fake_kvm.h"
 
 #define PORTS 0xcf8
 #define ECAM  0xe0000000ull
@@ -219,6 +220,50 @@ static void capabilities_chain(void **state)
 	assert_int_equal(pci_add_capability(&f->device, three, 256), -ENOSPC);
 }
 
+/* Memory and registers say the same, until the memory is taken away. */
+static void reads_without_exits(void **state)
+{
+	struct fixture *f = *state;
+	static const uint8_t nothing[8] = { 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff };
+	struct pci_device more = { .config = { 0x34, 0x12 } };
+	struct vm vm = { .fd = FAKE_KVM_FD };
+	uint64_t device = ECAM + (2 << 15);
+
+	fake_kvm_reset();
+	assert_int_equal(pci_map(&f->pci, &vm, PCI_SLOTS), -ENOSPC);
+	assert_int_equal(pci_map(&f->pci, &vm, 2), 0);
+	assert_memory_equal(fake_kvm_memory(ECAM, 4), f->pci.bridge.config, 4);
+	assert_memory_equal(fake_kvm_memory(device, 8), nothing, 8);
+
+	more.writable[PCI_COMMAND] = 0x03;
+	assert_int_equal(pci_add(&f->pci, &more), 2);
+	assert_memory_equal(fake_kvm_memory(device, PCI_CONFIG_SIZE), more.config, PCI_CONFIG_SIZE);
+	assert_memory_equal(fake_kvm_memory(device + PCI_CONFIG_SIZE, 8), nothing, 8);
+	assert_memory_equal(fake_kvm_memory(device + 4096, 8), nothing, 8);
+	assert_null(fake_kvm_memory(device + 0x8000, 4));
+
+	out(f, BUS_MMIO, device + PCI_COMMAND, 2, 0xffff);
+	assert_int_equal(*(const uint8_t *)fake_kvm_memory(device + PCI_COMMAND, 1), 0x03);
+
+	pci_unmap(&f->pci);
+	assert_null(fake_kvm_memory(device, 4));
+	pci_unmap(&f->pci);
+	assert_int_equal(in(f, BUS_MMIO, device, 2), 0x1234);
+}
+
+/* Where KVM has no such memory, each read exits. */
+static void reads_with_exits(void **state)
+{
+	struct fixture *f = *state;
+	struct vm vm = { .fd = FAKE_KVM_FD };
+
+	fake_kvm.fail = EINVAL;
+	assert_int_equal(pci_map(&f->pci, &vm, 2), 0);
+	fake_kvm.fail = 0;
+	pci_unmap(&f->pci);
+	assert_int_equal(in(f, BUS_MMIO, ECAM, 4), 0x00081b36);
+}
+
 static void slots_and_window_run_out(void **state)
 {
 	struct fixture *f = *state;
@@ -241,6 +286,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(the_bar_moves, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_device_may_look_first, setup, teardown),
 		cmocka_unit_test_setup_teardown(capabilities_chain, setup, teardown),
+		cmocka_unit_test_setup_teardown(reads_without_exits, setup, teardown),
+		cmocka_unit_test_setup_teardown(reads_with_exits, setup, teardown),
 		cmocka_unit_test_setup_teardown(slots_and_window_run_out, setup, teardown),
 	};
 

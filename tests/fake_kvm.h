@@ -1,6 +1,7 @@
 /*
- * KVM's side of eventfds, for tests that have no KVM: this ioctl() takes libc's place, notes who is
- * connected to what, and refuses what KVM would refuse. What is not for KVM goes on to the kernel.
+ * KVM's side of eventfds and memory slots, for tests that have no KVM: this ioctl() takes libc's
+ * place, notes who is connected to what, and refuses what KVM would refuse. What is not for KVM
+ * goes on to the kernel.
  */
 #ifndef TESTS_FAKE_KVM_H
 #define TESTS_FAKE_KVM_H
@@ -27,8 +28,9 @@ static struct {
 	unsigned nioeventfds;
 	struct kvm_irq_routing_entry route[4096];
 	unsigned nroutes;
-	unsigned routings; /* times that routes were set */
-	int fail;          /* errno of every call; 0: none */
+	unsigned routings;                            /* times that routes were set */
+	struct kvm_userspace_memory_region memory[4]; /* by slot; no length: none */
+	int fail;                                     /* errno of every call; 0: none */
 } fake_kvm = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 static inline int fake_irqfd(const struct kvm_irqfd *irqfd)
@@ -75,6 +77,16 @@ static inline int fake_routing(const struct kvm_irq_routing *routing)
 	return 0;
 }
 
+static inline int fake_memory(const struct kvm_userspace_memory_region *region)
+{
+	struct kvm_userspace_memory_region *slot = &fake_kvm.memory[region->slot];
+
+	if (!slot->memory_size == !region->memory_size)
+		return EINVAL;
+	*slot = *region;
+	return 0;
+}
+
 int ioctl(int fd, unsigned long request, ...)
 {
 	va_list args;
@@ -95,6 +107,8 @@ int ioctl(int fd, unsigned long request, ...)
 		err = fake_ioeventfd(arg);
 	else if (request == KVM_SET_GSI_ROUTING)
 		err = fake_routing(arg);
+	else if (request == KVM_SET_USER_MEMORY_REGION)
+		err = fake_memory(arg);
 	else
 		err = ENOTTY;
 	pthread_mutex_unlock(&fake_kvm.lock);
@@ -108,8 +122,27 @@ static inline void fake_kvm_reset(void)
 {
 	pthread_mutex_lock(&fake_kvm.lock);
 	fake_kvm.nirqfds = fake_kvm.nioeventfds = fake_kvm.nroutes = fake_kvm.routings = 0;
+	memset(fake_kvm.memory, 0, sizeof(fake_kvm.memory));
 	fake_kvm.fail = 0;
 	pthread_mutex_unlock(&fake_kvm.lock);
+}
+
+/* Where the guest reads [@addr, @addr + @len) without an exit; NULL: nowhere. */
+static inline const void *fake_kvm_memory(uint64_t addr, unsigned len)
+{
+	const void *host = NULL;
+
+	pthread_mutex_lock(&fake_kvm.lock);
+	for (unsigned i = 0; i < sizeof(fake_kvm.memory) / sizeof(fake_kvm.memory[0]); i++) {
+		const struct kvm_userspace_memory_region *slot = &fake_kvm.memory[i];
+
+		if (addr >= slot->guest_phys_addr && len <= slot->memory_size &&
+		    addr - slot->guest_phys_addr <= slot->memory_size - len)
+			host = (const char *)(uintptr_t)slot->userspace_addr +
+			       (addr - slot->guest_phys_addr);
+	}
+	pthread_mutex_unlock(&fake_kvm.lock);
+	return host;
 }
 
 /* The guest writes to @addr: whether a doorbell is there, which then rang. */

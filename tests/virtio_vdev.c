@@ -481,6 +481,7 @@ static void window_reaches_the_bar(void **state)
 	struct driver *d = &f->d;
 
 	config_out(d, PCI_COMMAND, 2, 0);
+	assert_non_null(fake_kvm_memory(WORLD_ECAM, 4));
 	assert_int_equal(window_in(d, d->common + R_NUM_QUEUES, 2), NQUEUES);
 	assert_int_equal(window_in(d, d->config + 3, 1), 0xc3);
 	window_out(d, d->common + R_STATUS, 1, S_ACKNOWLEDGE);

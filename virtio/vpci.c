@@ -189,7 +189,8 @@ static void pci_written(struct pci_device *device, unsigned reg, unsigned len)
 	struct vdev *vdev = container_of(device, struct vdev, pci);
 	uint32_t bar_off, bar_len;
 
-	(void)len;
+	if (reg + len > vdev->window && reg < vdev->window + sizeof(struct virtio_pci_cap))
+		pci_unmap(vdev->world->pci);
 	if (reg == vdev->window + CAP_DATA && window_get(vdev, &bar_off, &bar_len))
 		bar_write(vdev, bar_off, bar_len, pci_get32(device, reg));
 	command_follow(vdev);
@@ -247,6 +248,8 @@ void vpci_interrupt(struct vdev *vdev, uint8_t isr, uint64_t vectors)
 {
 	vdev->isr |= isr;
 	if (!msix_enabled(&vdev->msix)) {
+		if (vdev->isr) /* as its status register then shows */
+			pci_unmap(vdev->world->pci);
 		intx_raise(vdev);
 		return;
 	}
