@@ -41,6 +41,13 @@ need_kernel() {
 	done
 }
 
+# need_tools: for jobs/disk, which runs what the test wrote to the file named job among fio and the like. The guest's
+# last disk must be $tools.
+tools=$KRING_CACHE/disktools.ext4,readonly,serial=disktools
+need_tools() {
+	[ -e "$KRING_CACHE/disktools.ext4" ] || skip 'no tools for guests in the cache: tests/lab/disktools makes them'
+}
+
 # kring ARG...: runs it to its end, or the deadline. Leaves $status and the files out and err. Input comes from the
 # file named by $input.
 input=/dev/null
@@ -55,6 +62,13 @@ guest() {
 	kring boot -i "$initrd" --timeout $((deadline - 5)) "$@"
 }
 
+# job_initrd [ARCHIVE]: puts the file named job, and the archive, into the guest's initramfs.
+job_initrd() {
+	cat "$initrd" "$@" >job.cpio
+	echo job | cpio -o -H newc >>job.cpio 2>/dev/null
+	initrd=job.cpio
+}
+
 # guest_start ARG...: the same in the background; $pid is kring's. guest_end waits for it.
 guest_start() {
 	echo "kring boot $*" >ran
@@ -65,6 +79,7 @@ guest_start() {
 guest_end() {
 	status=0
 	wait "$pid" || status=$?
+	pid=
 }
 
 # wait_for PATTERN [FILE]: until a line of the output matches; the test fails when kring ends before that.
@@ -79,6 +94,12 @@ wait_for() {
 		}
 		sleep 0.2
 	done
+}
+
+# expect_passed: the job came to its end under jobs/disk, and each command of it went well.
+expect_passed() {
+	expect_status 0
+	expect_line out '^KRING-PASSED$'
 }
 
 expect_status() {

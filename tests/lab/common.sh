@@ -9,6 +9,7 @@
 #	minimal-CONFIG-VERSION/		the minimal guest kernel (bench/guest-kernel.sh)
 #	vmlinuz-R vmlinux-R modules-R	links to those, R = also `minimal`
 #	guest.cpio			the guests' initramfs (tests/lab/initramfs)
+#	disktools.ext4 disktools.cpio	the guests' tools and modules (tests/lab/disktools)
 #	lab/				what L1 boots from (tests/lab/lab)
 # A thing is built beside its place and renamed into it: what is there is whole.
 
