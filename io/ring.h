@@ -34,6 +34,7 @@ struct io_op {
 	struct io_op *next;
 	struct io_op *prev;
 	int res;
+	bool near; /* it ends by itself, and soon: disk I/O */
 };
 
 struct io_timer {
@@ -63,9 +64,11 @@ struct ring {
 	struct io_op reaped;  /* and back, done() still to be called */
 	struct ring_hook *hooks;
 	unsigned in_flight; /* how many are started */
+	unsigned near;      /* how many of these are disk I/O */
 	unsigned cancels;   /* ring_cancel()s that the kernel has not answered */
 	bool closing;
-	bool silent; /* an operation may end without a completion (IORING_FEAT_CQE_SKIP) */
+	bool stalled; /* the last wait for a share of disk I/O was in vain */
+	bool silent;  /* an operation may end without a completion (IORING_FEAT_CQE_SKIP) */
 
 	uint64_t enters; /* since ring_init: system calls, */
 	uint64_t sqes;   /* entries queued, */

@@ -289,6 +289,59 @@ static void more_in_flight_than_entries(void **state)
 	deep(*state);
 }
 
+#define MANY 8 /* so many that a share of them is more than one */
+
+/* Disk I/O that does not end: a batch waits for a share of it once, and then for anything. */
+static void a_share_is_not_waited_for_for_ever(void **state)
+{
+	struct ring *ring = *state;
+	struct result rd[MANY] = { 0 };
+	char byte[MANY];
+	int fds[2];
+
+	if (!(ring->uring.features & IORING_FEAT_EXT_ARG))
+		skip();
+	assert_int_equal(pipe(fds), 0);
+	for (int i = 0; i < MANY; i++) {
+		rd[i].op.done = record;
+		ring_read(ring, &rd[i].op, fds[0], &byte[i], 1, 0);
+	}
+	assert_int_equal(ring->near, MANY);
+
+	ring_step(ring); /* submits, */
+	ring_step(ring); /* and this one at the latest had nothing else to do */
+	assert_true(ring->stalled);
+	assert_int_equal(ring->near, MANY);
+
+	assert_int_equal(write(fds[1], "1", 1), 1);
+	ring_step(ring);
+	assert_false(ring->stalled);
+	assert_int_equal(ring->near, MANY - 1);
+
+	assert_int_equal(write(fds[1], "2345678", MANY - 1), MANY - 1);
+	while (ring->near)
+		ring_step(ring);
+	for (int i = 0; i < MANY; i++)
+		assert_true(rd[i].n == 1 && rd[i].res == 1);
+	close(fds[0]);
+	close(fds[1]);
+}
+
+/* What waits for somebody else is no disk I/O. */
+static void no_share_of_what_waits(void **state)
+{
+	struct ring *ring = *state;
+	static struct result rd[MANY]; /* until the ring ends */
+	static eventfd_t count[MANY];
+	int fd = eventfd(0, EFD_CLOEXEC);
+
+	for (int i = 0; i < MANY; i++) {
+		rd[i].op.done = record;
+		ring_read(ring, &rd[i].op, fd, &count[i], sizeof(count[i]), POSITION);
+	}
+	assert_int_equal(ring->near, 0);
+}
+
 static void older_kernels_flags(void **state)
 {
 	unsigned flags = 0;
@@ -525,6 +578,9 @@ int main(void)
 		cmocka_unit_test_setup_teardown(a_hook_runs_once_a_batch_after_all_handlers, setup,
 		                                teardown),
 		cmocka_unit_test_setup_teardown(more_in_flight_than_entries, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_share_is_not_waited_for_for_ever, setup,
+		                                teardown),
+		cmocka_unit_test_setup_teardown(no_share_of_what_waits, setup, teardown),
 		cmocka_unit_test(older_kernels_flags),
 		cmocka_unit_test_setup_teardown(other_opcodes_are_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(another_thread_wakes, setup, teardown),
