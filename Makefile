@@ -13,7 +13,7 @@ ifeq ($(origin CC),default)
 CC := musl-gcc -idirafter /usr/include -idirafter /usr/include/$(MULTIARCH)
 endif
 
-ROOMS := core arch/x86 virtio io
+ROOMS := core arch/x86 virtio io bench
 WARN  := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla \
 	 -Wpointer-arith -Wwrite-strings
 ALL_CFLAGS := -std=gnu11 -D_GNU_SOURCE -I. -I$(BUILD) -pthread $(WARN) $(CFLAGS) \
@@ -32,7 +32,7 @@ $(BUILD)/kring: $(BUILD)/kring.debug
 $(BUILD)/kring.debug: $(BUILD)/core/main.o $(LIB)
 	$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) -o $@ $^ $(LIBURING)
 
-$(LIB): $(filter-out $(BUILD)/core/main.o,$(OBJ))
+$(LIB): $(filter-out $(BUILD)/core/main.o,$(OBJ)) $(BUILD)/bench/guest.o
 	rm -f $@
 	$(AR) rcs $@ $^
 
@@ -46,9 +46,25 @@ $(BUILD)/dsdt.hex: arch/x86/dsdt.asl
 	@mkdir -p $(@D)
 	$(IASL) -tc -p $(BUILD)/dsdt $< > $(BUILD)/dsdt.log || { cat $(BUILD)/dsdt.log; exit 1; }
 
+# The benchmark guest (bench/guest/main.c): a program for a bare machine, which is embedded in kring.
+GUEST_CC     ?= gcc
+GUEST_SRC    := $(wildcard bench/guest/*.[cS])
+GUEST_CFLAGS := -std=gnu11 -I. $(WARN) -O2 -ffreestanding -fno-pic -fno-pie -mno-red-zone -mgeneral-regs-only \
+		-mcmodel=small -fno-stack-protector -fcf-protection=none -fno-asynchronous-unwind-tables \
+		-fno-tree-loop-distribute-patterns -static -nostdlib -no-pie \
+		-Wl,-T,bench/guest/guest.ld,--build-id=none,-z,max-page-size=4096,--no-warn-rwx-segments,-s
+
+$(BUILD)/bench/guest.elf: $(GUEST_SRC) $(wildcard bench/guest/*.h bench/guest/*.ld)
+	@mkdir -p $(@D)
+	$(GUEST_CC) $(GUEST_CFLAGS) -o $@ $(GUEST_SRC)
+
+$(BUILD)/bench/guest.o: bench/guest.S $(BUILD)/bench/guest.elf
+	@mkdir -p $(@D)
+	$(CC) -Wa,-I$(BUILD) -c -o $@ $<
+
 # Unit tests: tests/<room>_<file>.c, each a cmocka program of its own.
 UNIT := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/core_*.c tests/arch_*.c tests/io_*.c \
-	tests/virtio_*.c))
+	tests/virtio_*.c tests/bench_*.c))
 
 $(BUILD)/tests/%: tests/%.c $(LIB)
 	@mkdir -p $(@D)
@@ -109,7 +125,7 @@ fuzz: ## every fuzz target (or FUZZ=virtq), FUZZ_SECONDS each
 
 fuzz-programs: $(FUZZ:%=$(FUZZ_BUILD)/tests/fuzz_%)
 
-C_FILES := $(wildcard $(addsuffix /*.[ch],$(ROOMS)) tests/*.[ch] tests/guest/*.c)
+C_FILES := $(wildcard $(addsuffix /*.[ch],$(ROOMS)) bench/guest/*.[ch] tests/*.[ch] tests/guest/*.c)
 
 fmt: ## put all C code into the house's format
 	@clang-format -i $(C_FILES)

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "bench/bench.h"
 #include "core/main.h"
 #include "core/stats.h"
 #include "core/vm.h"
@@ -46,9 +47,12 @@ int main(int argc, char **argv)
 		return main_boot(&options, exec_ns);
 	case COMMAND_PROBE:
 		return main_probe(&options);
+	case COMMAND_BENCH_DISK:
+		return main_bench(&options);
 	case COMMAND_VERSION:
 		puts("kring " KRING_VERSION);
 		break;
+	case COMMAND_BENCH:
 	case COMMAND_HELP:
 		break;
 	}

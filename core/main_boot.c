@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "core/main.h"
@@ -409,7 +410,9 @@ static int session_run(struct session *session, bool *again)
 	}
 	if (session->stats && !*again) {
 		console_restore(&session->console);
-		fputs("{\n  ", session->stats);
+		fprintf(session->stats, "{\n  \"cpu_us\": {\"io\": %llu, \"all\": %llu},\n  ",
+		        (unsigned long long)stats_cpu_us(CLOCK_THREAD_CPUTIME_ID),
+		        (unsigned long long)stats_cpu_us(CLOCK_PROCESS_CPUTIME_ID));
 		virtio_print(&machine->virtio, session->stats);
 		fputs(",\n  ", session->stats);
 		stats_print_exits(&machine->stats, session->stats);

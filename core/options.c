@@ -38,6 +38,20 @@ struct option_row {
 #define HELP_INDENT "                              "
 #define FIELD(name) .field = offsetof(struct options, name)
 
+/* What those bench commands share that load a device. */
+#define BENCH_ROWS(which)                                                                          \
+	{ 0, "time", "SECONDS", "for so long (5)", which, KIND_SECONDS, FIELD(time) },             \
+	        { 0,     "wait",      "poll|irq", "how the guest waits (poll)",                    \
+		  which, KIND_CHOICE, FIELD(wait) },                                               \
+	        { 0,         "job",                                                                \
+		  "TEXT",    "more for the guest: seed=N indirect=0 event_idx=0 span=BYTES dev=N", \
+		  which,     KIND_STRING,                                                          \
+		  FIELD(job) },                                                                    \
+	        { 0, "json", NULL, "one line for machines", which, KIND_FLAG, FIELD(json) },       \
+	{                                                                                          \
+		'D', "dev", "PATH", "the KVM device (/dev/kvm)", which, KIND_STRING, FIELD(dev)    \
+	}
+
 static const struct option_row table[] = {
 	{ 'k', "kernel", "PATH", "bzImage or ELF vmlinux, told apart by content (./bzImage)",
 	  COMMAND_BOOT, KIND_STRING, FIELD(kernel) },
@@ -77,6 +91,22 @@ static const struct option_row table[] = {
 	{ 'D', "dev", "PATH", "the KVM device (/dev/kvm)", COMMAND_BOOT, KIND_STRING, FIELD(dev) },
 	{ 'D', "dev", "PATH", "the KVM device (/dev/kvm)", COMMAND_PROBE, KIND_STRING, FIELD(dev) },
 	{ 0, "json", NULL, "for machines", COMMAND_PROBE, KIND_FLAG, FIELD(json) },
+
+	{ 'd', "disk", "PATH[,OPTION...]", "the disk, as for boot -d", COMMAND_BENCH_DISK,
+	  KIND_LIST, FIELD(disks) },
+	{ 0, "op", "randread|randwrite|read|write", "what to do with it (randread)",
+	  COMMAND_BENCH_DISK, KIND_CHOICE, FIELD(op) },
+	{ 0, "destroy", NULL, "let the writing ones overwrite what is on the disk",
+	  COMMAND_BENCH_DISK, KIND_FLAG, FIELD(destroy) },
+	{ 0, "bs", "BYTES", "a request, a number and k or m; a multiple of 512, to 4m (4k)",
+	  COMMAND_BENCH_DISK, KIND_SIZE, 0, FIELD(block_size), .min = 512, .max = 4 << 20 },
+	{ 0, "depth", "N", "requests in flight, of all queues together, 1 to 1024 (32)",
+	  COMMAND_BENCH_DISK, KIND_NUMBER, FIELD(depth), .min = 1, .max = 1024 },
+	{ 0, "queues", "N", "queues in use, 1 to 16 (1)", COMMAND_BENCH_DISK, KIND_NUMBER,
+	  FIELD(queues), .min = 1, .max = 16 },
+	{ 0, "verify", NULL, "compare: what was written is read back; what is read must be that",
+	  COMMAND_BENCH_DISK, KIND_FLAG, FIELD(verify) },
+	BENCH_ROWS(COMMAND_BENCH_DISK),
 };
 
 #define ROWS (sizeof(table) / sizeof(table[0]))
@@ -90,6 +120,10 @@ static const char overview[] =
         "      all options\n"
         "  kring probe [--json]\n"
         "      what this host can do, and what to fix\n"
+        "  kring bench disk --disk PATH [--op randread] [--bs 4k] [--depth 32]\n"
+        "      how fast it is and what that costs, by a guest that comes with kring\n"
+        "  kring bench disk --help\n"
+        "      all options\n"
         "  kring --version\n"
         "\n"
         "Exit status: 0 the guest powered off or rebooted; 2 the command line is wrong;\n"
@@ -132,6 +166,10 @@ static void print_help(enum command command)
 		break;
 	case COMMAND_PROBE:
 		printf("kring probe: what this host can do, and what to fix.\n\n");
+		print_rows(command, stdout);
+		break;
+	case COMMAND_BENCH_DISK:
+		printf("kring bench disk: load a disk from a guest that does nothing else.\n\n");
 		print_rows(command, stdout);
 		break;
 	default:
@@ -253,7 +291,7 @@ static int row_parse(const struct option_row *row, const char *text, struct opti
 			return -EINVAL;
 		}
 		if (*number < row->min || *number > row->max) {
-			if (row->kind == KIND_NUMBER)
+			if (row->kind == KIND_NUMBER || !row->unit)
 				snprintf(why, WHY_MAX, "--%s %s: must be from %llu to %llu",
 				         row->name, text, (unsigned long long)row->min,
 				         (unsigned long long)row->max);
@@ -311,7 +349,8 @@ static const struct option_row *row_find(enum command command, int c)
 	return NULL;
 }
 
-static int command_parse(struct options *options, int argc, char **argv, char *why)
+static int command_parse(struct options *options, const char *name, int argc, char **argv,
+                         char *why)
 {
 	struct getopt_tables tables = { 0 };
 	bool seen[ROWS] = { false };
@@ -330,16 +369,16 @@ static int command_parse(struct options *options, int argc, char **argv, char *w
 		}
 		if (c == ':') {
 			snprintf(why, WHY_MAX, "--%s needs a value; see kring %s --help",
-			         row_find(options->command, optopt)->name, argv[0]);
+			         row_find(options->command, optopt)->name, name);
 			return -EINVAL;
 		}
 		if (c == '?') {
 			if (optopt && optopt < ROW_BASE)
 				snprintf(why, WHY_MAX, "unknown option -%c; see kring %s --help",
-				         optopt, argv[0]);
+				         optopt, name);
 			else
 				snprintf(why, WHY_MAX, "unknown option %s; see kring %s --help",
-				         word, argv[0]);
+				         word, name);
 			return -EINVAL;
 		}
 
@@ -356,24 +395,70 @@ static int command_parse(struct options *options, int argc, char **argv, char *w
 	if (optind < argc) {
 		snprintf(why, WHY_MAX, "'%s' is not an option%s; see kring %s --help", argv[optind],
 		         options->command == COMMAND_BOOT ? " (a kernel is given with -k)" : "",
-		         argv[0]);
+		         name);
 		return -EINVAL;
 	}
 	return 0;
 }
 
-static const struct {
+static const struct command_word {
 	const char *word;
 	enum command command;
+	const char *name; /* NULL: takes no options */
 } commands[] = {
-	{ "boot", COMMAND_BOOT },         { "probe", COMMAND_PROBE },
-	{ "help", COMMAND_HELP },         { "--help", COMMAND_HELP },
-	{ "-h", COMMAND_HELP },           { "version", COMMAND_VERSION },
-	{ "--version", COMMAND_VERSION },
+	{ "boot", COMMAND_BOOT, "boot" },
+	{ "probe", COMMAND_PROBE, "probe" },
+	{ "help", COMMAND_HELP, NULL },
+	{ "--help", COMMAND_HELP, NULL },
+	{ "-h", COMMAND_HELP, NULL },
+	{ "version", COMMAND_VERSION, NULL },
+	{ "--version", COMMAND_VERSION, NULL },
+	{ "bench", COMMAND_BENCH, NULL },
+}, benches[] = {
+	{ "disk", COMMAND_BENCH_DISK, "bench disk" },
+	{ "--help", COMMAND_HELP, NULL },
+	{ "-h", COMMAND_HELP, NULL },
 };
+
+#define WORDS(table) table, sizeof(table) / sizeof((table)[0])
+
+static const struct command_word *word_find(const struct command_word *words, size_t n,
+                                            const char *word)
+{
+	for (size_t i = 0; i < n; i++)
+		if (!strcmp(words[i].word, word))
+			return &words[i];
+	return NULL;
+}
+
+/* What argv[1], and behind "bench" argv[2], say; steps over them. */
+static const struct command_word *command_find(int *argc, char ***argv, char *why)
+{
+	const struct command_word *found;
+
+	if (*argc < 2) {
+		snprintf(why, WHY_MAX, "say what to do: boot, probe or bench; see kring --help");
+		return NULL;
+	}
+	found = word_find(WORDS(commands), *++*argv);
+	if (!found)
+		snprintf(why, WHY_MAX,
+		         "unknown command '%s': boot, probe or bench; see kring --help", **argv);
+	--*argc;
+	if (!found || found->command != COMMAND_BENCH)
+		return found;
+
+	found = *argc < 2 ? NULL : word_find(WORDS(benches), *++*argv);
+	if (!found)
+		snprintf(why, WHY_MAX, "say what to bench: disk; see kring --help");
+	--*argc;
+	return found;
+}
 
 int options_parse(struct options *options, int argc, char **argv, char *why)
 {
+	const struct command_word *word;
+
 	*options = (struct options){
 		.dev = "/dev/kvm",
 		.kernel = "./bzImage",
@@ -382,21 +467,18 @@ int options_parse(struct options *options, int argc, char **argv, char *why)
 		.memory = 1ull << 30,
 		.cpus = 1,
 		.rng = 1,
+		.block_size = 4096,
+		.depth = 32,
+		.queues = 1,
+		.time = 5000000000,
 	};
-	if (argc < 2) {
-		snprintf(why, WHY_MAX, "say what to do: boot or probe; see kring --help");
+	word = command_find(&argc, &argv, why);
+	if (!word)
 		return -EINVAL;
-	}
-	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
-		if (strcmp(argv[1], commands[i].word))
-			continue;
-		options->command = commands[i].command;
-		if (options->command == COMMAND_BOOT || options->command == COMMAND_PROBE)
-			return command_parse(options, argc - 1, argv + 1, why);
-		if (options->command == COMMAND_HELP)
-			print_help(COMMAND_HELP);
-		return 0;
-	}
-	snprintf(why, WHY_MAX, "unknown command '%s': boot or probe; see kring --help", argv[1]);
-	return -EINVAL;
+	options->command = word->command;
+	if (word->name)
+		return command_parse(options, word->name, argc, argv, why);
+	if (options->command == COMMAND_HELP)
+		print_help(COMMAND_HELP);
+	return 0;
 }

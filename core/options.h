@@ -20,7 +20,14 @@ enum status {
 	STATUS_SIGNAL = 128,
 };
 
-enum command { COMMAND_BOOT, COMMAND_PROBE, COMMAND_HELP, COMMAND_VERSION };
+enum command {
+	COMMAND_BOOT,
+	COMMAND_PROBE,
+	COMMAND_BENCH, /* of what is not said */
+	COMMAND_BENCH_DISK,
+	COMMAND_HELP,
+	COMMAND_VERSION,
+};
 
 #define OPTION_LIST_MAX 16
 
@@ -50,8 +57,17 @@ struct options {
 	uint64_t timeout;  /* ns; 0: none */
 	uint64_t trace;    /* instructions a line; 0: off */
 	uint64_t restart;  /* on a guest reboot: boot again */
-	/* probe */
-	bool json;
+	bool json;         /* probe, bench */
+	/* bench */
+	uint64_t op; /* index into the words of the command's --op */
+	uint64_t block_size;
+	uint64_t depth;
+	uint64_t queues;
+	uint64_t time;   /* ns */
+	uint64_t wait;   /* poll, irq */
+	const char *job; /* NULL: nothing more */
+	bool verify;
+	bool destroy;
 };
 
 /*

@@ -52,6 +52,11 @@ uint64_t stats_exec_time(void)
 	return used < 10000000 ? now - used : now;
 }
 
+uint64_t stats_cpu_us(clockid_t clock)
+{
+	return clock_ns(clock) / 1000;
+}
+
 int stats_init(struct stats *stats, uint64_t exec_ns, unsigned ncpus)
 {
 	*stats = (struct stats){ .exec_ns = exec_ns, .ncpus = ncpus };

@@ -10,6 +10,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <time.h>
 
 #include "core/bus.h"
 
@@ -70,6 +71,9 @@ void stats_fini(struct stats *stats);
 
 /* CLOCK_MONOTONIC ns at which this process was executed: now, less the CPU time used since. */
 uint64_t stats_exec_time(void);
+
+/* What a CPU clock says: CLOCK_THREAD_CPUTIME_ID or CLOCK_PROCESS_CPUTIME_ID. */
+uint64_t stats_cpu_us(clockid_t clock);
 
 /* Also count by address and read KVM's own counters of vCPU @id. Returns 0 or -ENOMEM. */
 int stats_detail(struct stats *stats, unsigned id, int vcpu_fd);

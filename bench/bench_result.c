@@ -1,0 +1,137 @@
+/*
+ * The figures. One table has them in their order, for both forms.
+ */
+#include <stddef.h>
+#include <string.h>
+
+#include "bench/bench_json.h"
+#include "bench/bench_result.h"
+
+#define FIELD(name) offsetof(struct bench_result, name)
+
+static const struct row {
+	const char *group; /* in JSON, the object it is in; NULL: none */
+	const char *key;
+	const char *label; /* for people; NULL: not for them */
+	double scale;      /* for people */
+	size_t field;
+} rows[] = {
+	{ NULL, "requests_per_s", "requests a second", 1, FIELD(requests_per_s) },
+	{ NULL, "bytes_per_s", "MB a second", 1e-6, FIELD(bytes_per_s) },
+	{ NULL, "errors", "errors", 1, FIELD(errors) },
+	{ NULL, "verified", "blocks compared", 1, FIELD(verified) },
+	{ NULL, "mismatches", "of them wrong", 1, FIELD(mismatches) },
+	{ "lat_us", "mean", "latency us: mean", 1, FIELD(mean) },
+	{ "lat_us", "p50", "  50 % below", 1, FIELD(p50) },
+	{ "lat_us", "p90", "  90 % below", 1, FIELD(p90) },
+	{ "lat_us", "p99", "  99 % below", 1, FIELD(p99) },
+	{ "lat_us", "p99.9", "  99.9 % below", 1, FIELD(p999) },
+	{ "lat_us", "max", "  longest", 1, FIELD(max) },
+	{ "per_request", "io_cpu_us", "a request: CPU us of the I/O thread", 1, FIELD(io_cpu) },
+	{ "per_request", "cpu_us", "  CPU us of all, the guest's too", 1, FIELD(cpu) },
+	{ "per_request", "enters", "  io_uring_enter calls", 1, FIELD(enters) },
+	{ "per_request", "sqes", "  SQEs", 1, FIELD(sqes) },
+	{ "per_request", "kicks", "  kicks", 1, FIELD(kicks) },
+	{ "per_request", "interrupts", "  interrupts", 1, FIELD(interrupts) },
+	{ "per_request", "kvm_exits", "  exits", 1, FIELD(kvm_exits) },
+	{ "per_request", "user_exits", "  exits to kring", 1, FIELD(user_exits) },
+	{ NULL, "sqes_per_enter", "SQEs an io_uring_enter call", 1, FIELD(sqes_per_enter) },
+};
+
+#define ROWS (sizeof(rows) / sizeof(rows[0]))
+
+static double ratio(double a, double b)
+{
+	return b > 0 ? a / b : 0;
+}
+
+/* Of all queues of all devices. */
+static double queues_sum(const char *stats, const char *name)
+{
+	char path[64];
+	double sum = 0;
+
+	for (unsigned i = 0;; i++) {
+		snprintf(path, sizeof(path), "devices/%u/queues", i);
+		if (!json_find(stats, path))
+			return sum;
+		sum += json_sum(stats, path, name);
+	}
+}
+
+void bench_result(struct bench_result *result, const char *guest, const char *stats,
+                  const char *timings, double cpu_us)
+{
+	double seconds = json_number(guest, "seconds");
+	double served = queues_sum(stats, "requests");
+
+	*result = (struct bench_result){
+		.requests_per_s = ratio(json_number(guest, "ops"), seconds),
+		.bytes_per_s = ratio(json_number(guest, "bytes"), seconds),
+		.errors = json_number(guest, "errors"),
+		.verified = json_number(guest, "verified"),
+		.mismatches = json_number(guest, "mismatches"),
+		.mean = json_number(guest, "lat_us/mean"),
+		.p50 = json_number(guest, "lat_us/p50"),
+		.p90 = json_number(guest, "lat_us/p90"),
+		.p99 = json_number(guest, "lat_us/p99"),
+		.p999 = json_number(guest, "lat_us/p99.9"),
+		.max = json_number(guest, "lat_us/max"),
+		.io_cpu = ratio(json_number(stats, "cpu_us/io"), served),
+		.cpu = ratio(cpu_us, served),
+		.enters = ratio(json_number(stats, "ring/enters"), served),
+		.sqes = ratio(json_number(stats, "ring/sqes"), served),
+		.kicks = ratio(json_number(guest, "kicks"), served),
+		.interrupts = ratio(json_sum(stats, "devices", "interrupts"), served),
+		.kvm_exits = ratio(json_number(timings, "kvm_exits"), served),
+		.user_exits = ratio(json_number(stats, "user_exits"), served),
+		.sqes_per_enter =
+		        ratio(json_number(stats, "ring/sqes"), json_number(stats, "ring/enters")),
+	};
+}
+
+static double value_of(const struct bench_result *result, const struct row *row)
+{
+	return *(const double *)(const void *)((const char *)result + row->field);
+}
+
+void bench_result_text(const struct bench_result *result, FILE *out)
+{
+	for (size_t i = 0; i < ROWS; i++) {
+		double value = value_of(result, &rows[i]) * rows[i].scale;
+		bool optional = rows[i].field == FIELD(errors) ||
+		                rows[i].field == FIELD(verified) ||
+		                (rows[i].field == FIELD(mismatches) && result->verified == 0);
+
+		if (rows[i].label && (value != 0 || !optional))
+			fprintf(out, value >= 100 ? "  %-36s %12.0f\n" : "  %-36s %12.3g\n",
+			        rows[i].label, value);
+	}
+}
+
+static bool same_group(const char *a, const char *b)
+{
+	return a == b || (a && b && !strcmp(a, b));
+}
+
+void bench_result_json(const struct bench_result *result, FILE *out)
+{
+	const char *group = NULL;
+
+	for (size_t i = 0; i < ROWS; i++) {
+		const struct row *row = &rows[i];
+
+		if (!same_group(group, row->group)) {
+			if (group)
+				fputc('}', out);
+			if (row->group)
+				fprintf(out, ", \"%s\": {", row->group);
+		}
+		fprintf(out, "%s\"%s\": %.9g",
+		        row->group && !same_group(group, row->group) ? "" : ", ", row->key,
+		        value_of(result, row));
+		group = row->group;
+	}
+	if (group)
+		fputc('}', out);
+}

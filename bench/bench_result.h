@@ -1,0 +1,41 @@
+/*
+ * What a run comes to: rates, latencies and costs a request, out of what the guest and its kring
+ * have counted; and how that is shown.
+ *
+ * Any thread.
+ */
+#ifndef BENCH_BENCH_RESULT_H
+#define BENCH_BENCH_RESULT_H
+
+#include <stdbool.h>
+#include <stdio.h>
+
+struct bench_result {
+	/* by the guest's clock */
+	double requests_per_s, bytes_per_s;
+	double mean, p50, p90, p99, p999, max; /* latencies, us */
+	double errors;
+	double verified, mismatches; /* blocks */
+	/* a request; CPU in us */
+	double io_cpu; /* of kring's I/O thread */
+	double cpu;    /* of the whole process, guest included */
+	double enters, sqes, kicks, interrupts;
+	double kvm_exits;  /* all, as KVM counts them */
+	double user_exits; /* of them, those that went to kring */
+	double sqes_per_enter;
+};
+
+/*
+ * @guest is the guest's JSON, @stats and @timings are kring's, @cpu_us the time that its process
+ * has used. Costs are spread over the requests that kring has served.
+ */
+void bench_result(struct bench_result *result, const char *guest, const char *stats,
+                  const char *timings, double cpu_us);
+
+/* The rows, for people; those that are about something else are left out. */
+void bench_result_text(const struct bench_result *result, FILE *out);
+
+/* Members of a JSON object, each with a comma before it. */
+void bench_result_json(const struct bench_result *result, FILE *out);
+
+#endif

@@ -1,0 +1,338 @@
+/*
+ * job=disk: reads or writes, so many in flight, for so long. See main.c for the parameters.
+ */
+#include "bench/guest/virtio.h"
+
+#define SECTOR             512
+#define VIRTIO_BLK_F_RO    5
+#define VIRTIO_BLK_F_FLUSH 9
+#define VIRTIO_BLK_F_MQ    12
+#define CONFIG_CAPACITY    0
+#define CONFIG_NUM_QUEUES  34
+#define VIRTIO_BLK_T_IN    0
+#define VIRTIO_BLK_T_OUT   1
+#define STATUS_NONE        0xff
+#define QUEUES_MAX         16
+#define DRAIN_SECONDS      10
+#define BS_MAX             0x400000
+#define DEPTH_MAX          1024
+
+struct request {
+	uint32_t type, reserved;
+	uint64_t sector;
+	uint8_t status;
+	uint8_t padding[7];
+	uint64_t block;
+	uint64_t since; /* TSC when it was offered */
+	uint64_t more[3];
+};
+
+#define HEADER_LEN 16
+
+struct disk {
+	struct device device;
+	struct queue queue[QUEUES_MAX];
+	struct request *request[QUEUES_MAX]; /* by slot */
+	uint8_t *data[QUEUES_MAX];
+	unsigned nqueues, depth;
+	bool write, random, verify, interrupts;
+	uint32_t bs;
+	uint64_t blocks, next_block, seed;
+	uint64_t *written; /* verify: a bit a block */
+	struct xorshift random_state;
+	struct histogram *latency;
+	uint64_t in_flight, done, errors, verified, mismatches;
+};
+
+/* What a block holds: each word tells its place on the disk. */
+static uint64_t pattern(const struct disk *disk, uint64_t offset)
+{
+	return (offset + disk->seed) * 0x9e3779b97f4a7c15ull;
+}
+
+static void data_fill(const struct disk *disk, uint64_t block, uint64_t *data)
+{
+	for (uint64_t i = 0; i < disk->bs; i += 8)
+		*data++ = pattern(disk, block * disk->bs + i);
+}
+
+static bool data_is_right(const struct disk *disk, uint64_t block, const uint64_t *data)
+{
+	for (uint64_t i = 0; i < disk->bs; i += 8)
+		if (*data++ != pattern(disk, block * disk->bs + i))
+			return false;
+	return true;
+}
+
+static uint64_t block_next(struct disk *disk)
+{
+	uint64_t block = disk->next_block;
+
+	if (disk->random)
+		return random_below(&disk->random_state, disk->blocks);
+	disk->next_block = block + 1 < disk->blocks ? block + 1 : 0;
+	return block;
+}
+
+static void request_offer(struct disk *disk, unsigned q, unsigned slot, uint64_t block,
+                          uint64_t now)
+{
+	struct request *request = &disk->request[q][slot];
+
+	request->type = disk->write ? VIRTIO_BLK_T_OUT : VIRTIO_BLK_T_IN;
+	request->sector = block * (disk->bs / SECTOR);
+	request->status = STATUS_NONE;
+	request->block = block;
+	request->since = now;
+	if (disk->verify && disk->write) {
+		data_fill(disk, block, (uint64_t *)(disk->data[q] + (uint64_t)slot * disk->bs));
+		disk->written[block / 64] |= 1ull << block % 64;
+	}
+	queue_offer(&disk->queue[q], (uint16_t)slot);
+}
+
+static void request_check(struct disk *disk, unsigned q, unsigned slot)
+{
+	const struct request *request = &disk->request[q][slot];
+
+	if (request->status) {
+		disk->errors++;
+	} else if (disk->verify && !disk->write) {
+		disk->verified++;
+		if (!data_is_right(disk, request->block,
+		                   (uint64_t *)(disk->data[q] + (uint64_t)slot * disk->bs)))
+			disk->mismatches++;
+	}
+}
+
+/* Take back what is done; @again: offer as many new ones. Returns how many. */
+static unsigned queue_serve(struct disk *disk, unsigned q, uint64_t now, bool again)
+{
+	struct queue *queue = &disk->queue[q];
+	uint32_t written;
+	unsigned n = 0;
+	int slot;
+
+	while ((slot = queue_take(queue, &written)) >= 0) {
+		request_check(disk, q, (unsigned)slot);
+		histogram_add(disk->latency, now - disk->request[q][slot].since);
+		n++;
+		if (again)
+			request_offer(disk, q, (unsigned)slot, block_next(disk), now);
+		else
+			disk->in_flight--;
+	}
+	if (n && !disk->interrupts)
+		queue_interrupts_off(queue);
+	queue_publish(queue);
+	return n;
+}
+
+/* Nothing came back: sleep until something does, unless the job is to poll. */
+static void disk_idle(struct disk *disk)
+{
+	bool ready = false;
+
+	if (!disk->interrupts) {
+		__asm__ volatile("pause");
+		return;
+	}
+	for (unsigned q = 0; q < disk->nqueues; q++)
+		ready |= queue_interrupts_on(&disk->queue[q]);
+	if (!ready)
+		device_wait(&disk->device);
+	for (unsigned q = 0; q < disk->nqueues; q++)
+		queue_interrupts_off(&disk->queue[q]);
+}
+
+static unsigned disk_serve(struct disk *disk, uint64_t now, bool again)
+{
+	unsigned n = 0;
+
+	for (unsigned q = 0; q < disk->nqueues; q++)
+		n += queue_serve(disk, q, now, again);
+	if (!n)
+		disk_idle(disk);
+	return n;
+}
+
+/* Wait for all that is in flight. */
+static void disk_drain(struct disk *disk)
+{
+	uint64_t deadline = rdtsc() + DRAIN_SECONDS * clock_hz();
+
+	while (disk->in_flight) {
+		uint64_t now = rdtsc();
+
+		disk_serve(disk, now, false);
+		if (now > deadline)
+			guest_fail("requests do not come back");
+	}
+}
+
+/* Keep @depth in flight for @ticks. Returns how long it was. */
+static uint64_t disk_load(struct disk *disk, uint64_t ticks)
+{
+	uint64_t start = rdtsc(), now = start;
+
+	for (unsigned i = 0; i < disk->depth; i++) {
+		request_offer(disk, i % disk->nqueues, i / disk->nqueues, block_next(disk), now);
+		disk->in_flight++;
+	}
+	for (unsigned q = 0; q < disk->nqueues; q++)
+		queue_publish(&disk->queue[q]);
+	do {
+		now = rdtsc();
+		disk->done += disk_serve(disk, now, true);
+	} while (now - start < ticks);
+
+	uint64_t took = rdtsc() - start;
+
+	disk_drain(disk);
+	return took;
+}
+
+/* The next block from @from on that was written, or the number of blocks. */
+static uint64_t written_next(const struct disk *disk, uint64_t from)
+{
+	while (from < disk->blocks && !(disk->written[from / 64] >> from % 64 & 1))
+		from++;
+	return from;
+}
+
+/* Read back all that was written, in rounds of what may be in flight. */
+static void disk_read_back(struct disk *disk)
+{
+	uint64_t block = written_next(disk, 0);
+
+	while (block < disk->blocks) {
+		for (unsigned i = 0; i < disk->depth && block < disk->blocks; i++) {
+			request_offer(disk, i % disk->nqueues, i / disk->nqueues, block, rdtsc());
+			disk->in_flight++;
+			block = written_next(disk, block + 1);
+		}
+		for (unsigned q = 0; q < disk->nqueues; q++)
+			queue_publish(&disk->queue[q]);
+		disk_drain(disk);
+	}
+}
+
+static void disk_options(struct disk *disk)
+{
+	disk->random = job_is("op", "randread") || job_is("op", "randwrite");
+	disk->write = job_is("op", "write") || job_is("op", "randwrite");
+	if (!disk->random && !disk->write && !job_is("op", "read"))
+		guest_fail("op is randread, randwrite, read or write");
+	disk->bs = (uint32_t)job_number("bs", 4096);
+	if (!disk->bs || disk->bs % SECTOR || disk->bs > BS_MAX)
+		guest_fail("bs is a multiple of 512, at most 4m");
+	disk->depth = (unsigned)job_number("depth", 32);
+	disk->nqueues = (unsigned)job_number("queues", 1);
+	if (!disk->nqueues || disk->nqueues > QUEUES_MAX || disk->depth < disk->nqueues ||
+	    disk->depth > DEPTH_MAX)
+		guest_fail("queues is 1 to 16, depth from queues to 1024");
+	disk->seed = job_number("seed", 1);
+	disk->random_state.state = disk->seed * 0x9e3779b97f4a7c15ull | 1;
+	disk->verify = job_number("verify", 0);
+	disk->interrupts = job_is("wait", "irq");
+}
+
+static void queue_make(struct disk *disk, unsigned q, unsigned nslots)
+{
+	uint16_t in = disk->write ? 0 : DESC_F_WRITE;
+
+	disk->request[q] = memory_take(sizeof(struct request) * nslots, 64);
+	disk->data[q] = memory_take((uint64_t)disk->bs * nslots, 4096);
+
+	const struct segment segments[] = {
+		{ (uintptr_t)disk->request[q], sizeof(struct request), HEADER_LEN, 0 },
+		{ (uintptr_t)disk->data[q], disk->bs, disk->bs, in },
+		{ (uintptr_t)&disk->request[q]->status, sizeof(struct request), 1, DESC_F_WRITE },
+	};
+
+	queue_init(&disk->queue[q], &disk->device, (uint16_t)q, nslots, segments, 3);
+	if (disk->queue[q].nslots < nslots)
+		guest_fail("depth is more than the device's queues hold (a third of it without "
+		           "indirect)");
+}
+
+static void disk_start(struct disk *disk)
+{
+	uint64_t features = FEATURE(VIRTIO_BLK_F_RO) | FEATURE(VIRTIO_BLK_F_FLUSH);
+	unsigned has = 1;
+
+	device_find(&disk->device, VIRTIO_ID_BLK, (unsigned)job_number("dev", 0));
+	device_start(&disk->device, features | FEATURE(VIRTIO_BLK_F_MQ), disk->interrupts);
+	if (disk->device.features & FEATURE(VIRTIO_BLK_F_MQ))
+		has = device_config16(&disk->device, CONFIG_NUM_QUEUES);
+	if (has < disk->nqueues)
+		guest_fail("the device has fewer queues than the job wants");
+	if (disk->write && disk->device.features & FEATURE(VIRTIO_BLK_F_RO))
+		guest_fail("the disk is read-only");
+
+	uint64_t bytes = device_config64(&disk->device, CONFIG_CAPACITY) * SECTOR;
+	uint64_t span = job_number("span", bytes);
+
+	disk->blocks = (span < bytes ? span : bytes) / disk->bs;
+	if (!disk->blocks)
+		guest_fail("the disk is smaller than one block");
+	if (disk->verify)
+		disk->written = memory_take((disk->blocks + 63) / 64 * 8, 64);
+}
+
+static void disk_queues(struct disk *disk)
+{
+	for (unsigned q = 0; q < disk->nqueues; q++)
+		queue_make(disk, q, (disk->depth + disk->nqueues - 1) / disk->nqueues);
+	device_ready(&disk->device);
+}
+
+/* The chains were made to be read from: to read back, start the device anew. */
+static void disk_turn(struct disk *disk)
+{
+	uint64_t *written = disk->written;
+
+	disk->write = false;
+	disk_start(disk);
+	disk->written = written;
+	disk_queues(disk);
+	disk_read_back(disk);
+	disk->write = true;
+}
+
+static void disk_print(const struct disk *disk, uint64_t ticks)
+{
+	out_text("\n{\"job\": \"disk\"");
+	member_text("op", job_value("op", 0));
+	member_text("wait", disk->interrupts ? "irq" : "poll");
+	member_number("bs", disk->bs);
+	member_number("depth", disk->depth);
+	member_number("queues", disk->nqueues);
+	member_number("blocks", disk->blocks);
+	member_number("ops", disk->done);
+	member_number("bytes", disk->done * disk->bs);
+	member_fixed("seconds", clock_ns(ticks) / 1000000);
+	histogram_print(disk->latency);
+	member_number("errors", disk->errors);
+}
+
+void disk_job(void)
+{
+	struct disk *disk = memory_take(sizeof(*disk), 64);
+	uint64_t took;
+
+	disk->latency = memory_take(sizeof(*disk->latency), 64);
+	disk_options(disk);
+	disk_start(disk);
+	disk_queues(disk);
+	took = disk_load(disk,
+	                 job_number("time_ms", 1000 * job_number("time", 5)) * clock_hz() / 1000);
+	disk_print(disk, took);
+	device_print(&disk->device, disk->queue, disk->nqueues);
+	if (disk->verify && disk->write)
+		disk_turn(disk);
+	if (disk->verify) {
+		member_number("verified", disk->verified);
+		member_number("mismatches", disk->mismatches);
+	}
+}

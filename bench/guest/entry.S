@@ -1,0 +1,162 @@
+/*
+ * The way into ring 3, in as few ring-0 instructions as there can be: where a KVM emulates ring 0 each
+ * takes a microsecond. Entered by the PVH protocol (Xen docs/misc/pvh.pandoc): 32-bit, flat, no paging,
+ * EBX points to hvm_start_info.
+ *
+ * The first 4 MiB are mapped here, by tables that start zeroed. All else is ring 3's to write, to which
+ * all memory belongs: the tables for 4 GiB, gates (main.c).
+ *
+ * What needs ring 0 later goes through one gate, INT3 with the routine in RDI: the emulator of KVM has
+ * no INT n in long mode, but exceptions are delivered. ring0_halt waits for an interrupt with interrupts
+ * enabled, ring0_wrmsr writes an MSR, ring0_paging switches to other tables. An interrupt is counted, and
+ * no more.
+ */
+#include "bench/guest/entry.h"
+
+#define PTE	 0x07 /* present, writable, user (SDM vol. 3 §4.5) */
+#define PDE_PAGE 0x80
+
+#define CR4_PAE	      0x20
+#define CR0_PG_PE     0x80000001
+#define MSR_EFER      0xc0000080
+#define EFER_LME      0x100
+#define RFLAGS_IOPL_3 0x3002 /* IF clear: interrupts come while ring0_halt waits, never else */
+
+#define HEAD	 0x100000 /* guest.ld */
+#define TSS	 0x40	  /* from HEAD on; the GDT is before it */
+#define IO_MAP	 104	  /* from TSS on */
+#define PORTS	 0x8000
+#define TSS_LIMIT (IO_MAP + PORTS / 8)
+#define CS_RING0 0x08
+#define SS_RING3 0x1b
+#define CS_RING3 0x23
+#define TR	 0x28
+
+	.section .head, "aw"
+gdt:
+	.quad 0
+	.quad 0x00af9b000000ffff /* CS_RING0: 64-bit */
+	.quad 0x00cf93000000ffff
+	.quad 0x00cff3000000ffff /* SS_RING3 */
+	.quad 0x00affb000000ffff /* CS_RING3: 64-bit */
+	.quad 0x0000890000000000 | (HEAD + TSS) << 16 | TSS_LIMIT /* TR (SDM vol. 3 §8.2.3) */
+	.quad 0
+	.org TSS
+	.long 0
+	.quad ring0_stack_end /* RSP0 */
+	.fill 90, 1, 0
+	.word IO_MAP
+	.fill PORTS / 8, 1, 0 /* all are allowed: IOPL is not enough where a KVM loses it at IRETQ */
+	.byte 0xff
+
+gdtr:
+	.word TSS - 1
+	.long gdt
+idtr:
+	.word 256 * 16 - 1
+	.quad idt
+ring3_frame: /* what IRETQ takes */
+	.quad start, CS_RING3, RFLAGS_IOPL_3, ring3_stack_end, SS_RING3
+
+	.section .text.entry, "ax"
+	.code32
+	.globl entry
+entry:
+	mov $PORT_MARKER, %edx
+	mov $MARK_FIRST, %al
+	out %al, %dx
+	movl $pdpt + PTE, pml4
+	movl $page_directory + PTE, pdpt
+	movl $PTE | PDE_PAGE, page_directory
+	movl $0x200000 | PTE | PDE_PAGE, page_directory + 8
+	mov $CR4_PAE, %eax
+	mov %eax, %cr4
+	mov $pml4, %eax
+	mov %eax, %cr3
+	mov $MSR_EFER, %ecx
+	mov $EFER_LME, %eax
+	xor %edx, %edx
+	wrmsr
+	mov $CR0_PG_PE, %eax
+	mov %eax, %cr0
+	lgdt gdtr
+	ljmp $CS_RING0, $1f
+	.code64
+1:	lidt idtr
+	mov $TR, %eax
+	ltr %ax
+	mov $ring3_frame, %esp
+	iretq
+
+start:	/* ring 3 */
+	mov %ebx, %edi
+	xor %ebp, %ebp
+	call guest_main
+1:	jmp 1b
+
+	.globl gate, ring0_halt, ring0_wrmsr, ring0_paging, interrupt, faults
+gate:
+	jmp *%rdi
+
+ring0_halt:
+	sti
+	hlt
+	iretq
+
+ring0_wrmsr:
+	wrmsr
+	iretq
+
+ring0_paging:
+	mov %rax, %cr3
+	iretq
+
+interrupt:
+	incq interrupts(%rip)
+	iretq
+
+/* An exception: on to guest_fault() in ring 3 with the vector, two words of the frame and CR2. */
+	.balign 8
+faults:
+	.set vector, 0
+	.rept 32
+	push $vector
+	jmp fault
+	.balign 8
+	.set vector, vector + 1
+	.endr
+
+fault:
+	pop %rdi
+	pop %rsi
+	pop %rdx
+	mov %cr2, %rcx
+	movq $guest_fault, ring3_frame
+	mov $ring3_frame, %esp
+	iretq
+
+	.bss
+	.balign 4096
+	.globl idt, interrupts
+pml4:
+	.skip 4096
+pdpt:
+	.skip 4096
+page_directory:
+	.skip 4096
+idt:
+	.skip 256 * 16
+interrupts:
+	.skip 8
+	.balign 16
+	.skip 512
+ring0_stack_end:
+	.skip 16384
+	.balign 16
+ring3_stack_end:
+
+	.section .note.pvh, "a", @note
+	.long 4, 8, 18 /* XEN_ELFNOTE_PHYS32_ENTRY */
+	.asciz "Xen"
+	.quad entry
+	.section .note.GNU-stack, "", @progbits
