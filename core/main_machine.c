@@ -78,6 +78,21 @@ static int memory_init(struct machine *machine, uint64_t size)
 	return err < 0 ? err : 0;
 }
 
+/* For who asks for it: it populates and pins all of RAM. */
+static int memory_register(const struct mem *mem, struct ring *ring)
+{
+	const struct iovec area[] = {
+		{ mem->low.host, mem->low.len },
+		{ mem->high.host, mem->high.len },
+	};
+	int err = ring_register_memory(ring, area, mem->high.len ? 2 : 1);
+
+	if (err)
+		fprintf(stderr, "kring: --registered-memory: %s%s\n", strerror(-err),
+		        err == -ENOMEM ? "; raise `ulimit -l` above the size of --memory" : "");
+	return err;
+}
+
 /* Writes that a device answers only when it is read may wait. */
 static int writes_defer(struct machine *machine)
 {
@@ -254,6 +269,11 @@ static int machine_build(struct machine *machine, uint64_t exec_ns)
 	if (err)
 		return main_fail("guest RAM (--memory)", err);
 	memory_warn(options->memory);
+	if (options->registered_memory) {
+		err = memory_register(&machine->mem, machine->host->ring);
+		if (err)
+			return err;
+	}
 	pci_init(&machine->pci, &pci_places, machine->host->power);
 	err = pci_map(&machine->pci, &machine->vm, virtio_devices(machine->host->virtio));
 	if (err)
@@ -312,6 +332,7 @@ void machine_fini(struct machine *machine)
 	irq_fini(&machine->rtc_irq);
 	irq_fini(&machine->com1_irq);
 	vm_fini(&machine->vm);
+	ring_forget_memory(machine->host->ring);
 	mem_fini(&machine->mem);
 	pthread_mutex_destroy(&machine->deferred_lock);
 	free(machine->cmdline);

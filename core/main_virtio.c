@@ -146,8 +146,9 @@ void virtio_print(const struct virtio *virtio, FILE *out)
 	const char *comma = virtio->host->ndisks || virtio->host->ntaps ? "," : "";
 
 	fprintf(out,
-	        "\"ring\": {\"enters\": %llu, \"sqes\": %llu, \"cqes\": %llu},\n  \"devices\": [",
-	        N(ring->enters), N(ring->sqes), N(ring->cqes));
+	        "\"ring\": {\"enters\": %llu, \"sqes\": %llu, \"cqes\": %llu, "
+	        "\"fixed\": %llu},\n  \"devices\": [",
+	        N(ring->enters), N(ring->sqes), N(ring->cqes), N(ring->fixed));
 	for (unsigned i = 0; i < virtio->host->ndisks; i++)
 		print_blk(&virtio->blk[i], i ? "," : "", out);
 	for (unsigned i = 0; i < virtio->host->ntaps; i++)

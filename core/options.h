@@ -50,8 +50,9 @@ struct options {
 	const char *stats;   /* the same */
 	struct option_list disks;
 	struct option_list nets;
-	uint64_t rng;    /* whether there is one */
-	uint64_t memory; /* bytes */
+	uint64_t rng;               /* whether there is one */
+	uint64_t registered_memory; /* whether it is */
+	uint64_t memory;            /* bytes */
 	uint64_t cpus;
 	uint64_t protocol; /* index into protocol names: auto, linux64, linux32, pvh */
 	uint64_t timeout;  /* ns; 0: none */

@@ -26,6 +26,8 @@
 #define SHARE_MIN  2
 #define SHARE_NSEC 100000
 
+#define BUFFER_MAX (1ul << 30) /* that the kernel registers as one */
+
 #define SETUP(flag) IORING_SETUP_##flag, #flag
 #define OP(op)      IORING_OP_##op, #op
 
@@ -38,9 +40,15 @@ const struct ring_name ring_setup_flags[] = {
 };
 
 const struct ring_name ring_opcodes[] = {
-	{ OP(READ) },      { OP(WRITE) },    { OP(READV) },   { OP(WRITEV) },       { OP(FSYNC) },
-	{ OP(FALLOCATE) }, { OP(POLL_ADD) }, { OP(TIMEOUT) }, { OP(ASYNC_CANCEL) }, { 0 },
+	{ OP(READ) },         { OP(WRITE) },      { OP(READV) },       { OP(WRITEV) },
+	{ OP(FSYNC) },        { OP(FALLOCATE) },  { OP(POLL_ADD) },    { OP(TIMEOUT) },
+	{ OP(ASYNC_CANCEL) }, { OP(READ_FIXED) }, { OP(WRITE_FIXED) }, { 0 },
 };
+
+/* What may be registered once the ring is in use, but for its descriptor. */
+static const unsigned registrations[] = { IORING_REGISTER_BUFFERS, IORING_UNREGISTER_BUFFERS };
+
+#define REGISTRATIONS_N (sizeof(registrations) / sizeof(registrations[0]))
 
 #define OPCODES_N (sizeof(ring_opcodes) / sizeof(ring_opcodes[0]) - 1)
 
@@ -85,22 +93,28 @@ static int check_opcodes(struct io_uring *uring)
 }
 
 /*
- * Once the ring is enabled, the kernel refuses any other opcode, and any registration but, where
- * @fd_registered (kernels before 5.18 do not know it), giving the descriptor back.
+ * Once the ring is enabled, the kernel refuses any other opcode, and any other registration; where
+ * @fd_registered (kernels before 5.18 do not know it) the descriptor can be given back.
  */
 static int restrict_opcodes(struct io_uring *uring, bool fd_registered)
 {
-	struct io_uring_restriction allowed[OPCODES_N + 2] = { 0 };
+	struct io_uring_restriction allowed[OPCODES_N + REGISTRATIONS_N + 2] = { 0 };
+	struct io_uring_restriction *next = allowed;
 
-	for (unsigned i = 0; i < OPCODES_N; i++) {
-		allowed[i].opcode = IORING_RESTRICTION_SQE_OP;
-		allowed[i].sqe_op = (uint8_t)ring_opcodes[i].value;
+	for (unsigned i = 0; i < OPCODES_N; i++, next++) {
+		next->opcode = IORING_RESTRICTION_SQE_OP;
+		next->sqe_op = (uint8_t)ring_opcodes[i].value;
 	}
-	allowed[OPCODES_N].opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED;
-	allowed[OPCODES_N].sqe_flags = IOSQE_CQE_SKIP_SUCCESS;
-	allowed[OPCODES_N + 1].opcode = IORING_RESTRICTION_REGISTER_OP;
-	allowed[OPCODES_N + 1].register_op = IORING_UNREGISTER_RING_FDS;
-	return io_uring_register_restrictions(uring, allowed, OPCODES_N + 1 + fd_registered);
+	next->opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED;
+	next++->sqe_flags = IOSQE_CQE_SKIP_SUCCESS;
+	for (unsigned i = 0; i < REGISTRATIONS_N; i++, next++) {
+		next->opcode = IORING_RESTRICTION_REGISTER_OP;
+		next->register_op = (uint8_t)registrations[i];
+	}
+	next->opcode = IORING_RESTRICTION_REGISTER_OP;
+	next->register_op = IORING_UNREGISTER_RING_FDS;
+	next += fd_registered;
+	return io_uring_register_restrictions(uring, allowed, (unsigned)(next - allowed));
 }
 
 int ring_init_flags(struct ring *ring, unsigned entries, unsigned flags)
@@ -274,6 +288,68 @@ static struct io_uring_sqe *op_start(struct ring *ring, struct io_op *op)
 	return sqe_get(ring);
 }
 
+int ring_register_memory(struct ring *ring, const struct iovec *area, unsigned n)
+{
+	struct iovec *buffer;
+	unsigned nbuffers = 0;
+	int err;
+
+	assert(n <= RING_AREAS_MAX && !ring->nareas);
+	for (unsigned i = 0; i < n; i++)
+		nbuffers += (unsigned)((area[i].iov_len + BUFFER_MAX - 1) / BUFFER_MAX);
+	buffer = malloc(nbuffers * sizeof(*buffer));
+	if (!buffer)
+		return -ENOMEM;
+
+	nbuffers = 0;
+	for (unsigned i = 0; i < n; i++) {
+		size_t len = area[i].iov_len;
+
+		ring->area[i] = (struct ring_area){ (uintptr_t)area[i].iov_base, len, nbuffers };
+		for (size_t at = 0; at < len; at += BUFFER_MAX)
+			buffer[nbuffers++] = (struct iovec){
+				(char *)area[i].iov_base + at,
+				len - at < BUFFER_MAX ? len - at : BUFFER_MAX,
+			};
+	}
+	err = io_uring_register_buffers(&ring->uring, buffer, nbuffers);
+	free(buffer);
+	if (!err)
+		ring->nareas = n;
+	return err;
+}
+
+void ring_forget_memory(struct ring *ring)
+{
+	if (ring->nareas)
+		io_uring_unregister_buffers(&ring->uring);
+	ring->nareas = 0;
+}
+
+/* The number of the registered buffer in which all of it lies; -1: none. */
+static int buffer_find(const struct ring *ring, const void *addr, unsigned len)
+{
+	for (const struct ring_area *area = ring->area; area < ring->area + ring->nareas; area++) {
+		size_t at = (uintptr_t)addr - area->base;
+
+		if ((uintptr_t)addr >= area->base && at < area->len && len <= area->len - at &&
+		    at % BUFFER_MAX + len <= BUFFER_MAX)
+			return (int)(area->first + at / BUFFER_MAX);
+	}
+	return -1;
+}
+
+static void use_registered(struct ring *ring, struct io_uring_sqe *sqe)
+{
+	int buffer = buffer_find(ring, (const void *)(uintptr_t)sqe->addr, sqe->len);
+
+	if (buffer < 0)
+		return;
+	sqe->opcode = sqe->opcode == IORING_OP_READ ? IORING_OP_READ_FIXED : IORING_OP_WRITE_FIXED;
+	sqe->buf_index = (uint16_t)buffer;
+	ring->fixed++;
+}
+
 /* Of a file at an offset, that is: what reads a terminal or a tap may wait for ever. */
 static struct io_uring_sqe *rw_start(struct ring *ring, struct io_op *op, int opcode, int fd,
                                      const void *addr, unsigned len, uint64_t offset)
@@ -284,6 +360,8 @@ static struct io_uring_sqe *rw_start(struct ring *ring, struct io_op *op, int op
 	io_uring_sqe_set_data(sqe, op);
 	op->near = offset != (uint64_t)-1;
 	ring->near += op->near;
+	if (opcode == IORING_OP_READ || opcode == IORING_OP_WRITE)
+		use_registered(ring, sqe);
 	return sqe;
 }
 

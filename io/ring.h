@@ -23,7 +23,8 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-#define RING_ENTRIES 256 /* SQEs: what kring gives its ring */
+#define RING_ENTRIES   256 /* SQEs: what kring gives its ring */
+#define RING_AREAS_MAX 2
 
 #define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 
@@ -58,8 +59,17 @@ struct ring_hook {
 	bool queued;
 };
 
+/* Registered memory: from @base on, in buffers numbered from @first on. */
+struct ring_area {
+	uintptr_t base;
+	size_t len;
+	unsigned first;
+};
+
 struct ring {
 	struct io_uring uring;
+	struct ring_area area[RING_AREAS_MAX];
+	unsigned nareas;
 	struct io_op started; /* list heads: with the kernel */
 	struct io_op reaped;  /* and back, done() still to be called */
 	struct ring_hook *hooks;
@@ -72,6 +82,7 @@ struct ring {
 
 	uint64_t enters; /* since ring_init: system calls, */
 	uint64_t sqes;   /* entries queued, */
+	uint64_t fixed;  /* and of these into or out of registered memory; */
 	uint64_t cqes;   /* entries reaped */
 };
 
@@ -98,6 +109,16 @@ int ring_init_flags(struct ring *ring, unsigned entries, unsigned flags);
  * it, each operation is done() with -ECANCELED, on which nothing may be started any more.
  */
 void ring_fini(struct ring *ring);
+
+/*
+ * Register @n (at most RING_AREAS_MAX) areas of memory: what is read into one piece there, or
+ * written from it, the kernel need not look up and hold at each operation (READ_FIXED,
+ * WRITE_FIXED). All of it is populated and pinned until ring_forget_memory(), which waits for
+ * nothing: no operation may be in flight there.
+ * Returns 0 or -errno; -ENOMEM: the limit of locked memory.
+ */
+int ring_register_memory(struct ring *ring, const struct iovec *area, unsigned n);
+void ring_forget_memory(struct ring *ring);
 
 /* What @err, from ring_init, means and what to do about it: one line without a full stop. */
 const char *ring_explain(int err);

@@ -289,6 +289,48 @@ static void more_in_flight_than_entries(void **state)
 	deep(*state);
 }
 
+static void move(struct ring *ring, int fd, char *from, char *to, unsigned len)
+{
+	struct result wr = { .op.done = record };
+	struct result rd = { .op.done = record };
+
+	ring_write(ring, &wr.op, fd, from, len, 0);
+	wait_for(ring, &wr);
+	ring_read(ring, &rd.op, fd, to, len, 0);
+	wait_for(ring, &rd);
+	assert_true(wr.res == (int)len && rd.res == (int)len);
+	assert_memory_equal(from, to, len);
+}
+
+/* Which operations use registered memory: those all of whose bytes lie in one area of it. */
+static void registered_memory_is_used(void **state)
+{
+	static _Alignas(4096) char memory[3][8192]; /* the middle one is not registered */
+	const struct iovec areas[] = { { memory[0], 8192 }, { memory[2], 8192 } };
+	struct ring *ring = *state;
+	int fd = memfd_create("test", MFD_CLOEXEC);
+
+	for (unsigned i = 0; i < sizeof(memory); i++)
+		memory[i / 8192][i % 8192] = (char)(i * 7 + i / 251);
+	assert_int_equal(ring_register_memory(ring, areas, 2), 0);
+	move(ring, fd, memory[0], memory[2] + 100, 4000);
+	assert_int_equal(ring->fixed, 2);
+	move(ring, fd, memory[0] + 8190, memory[2] + 8190, 2);
+	assert_int_equal(ring->fixed, 4);
+	move(ring, fd, memory[0] + 8190, memory[1] + 100, 3); /* across the end; in none */
+	assert_int_equal(ring->fixed, 4);
+	move(ring, fd, memory[1] + 8191, memory[1] + 17, 2); /* across a beginning */
+	assert_int_equal(ring->fixed, 4);
+
+	ring_forget_memory(ring);
+	move(ring, fd, memory[0], memory[2], 100);
+	assert_int_equal(ring->fixed, 4);
+	assert_int_equal(ring_register_memory(ring, areas + 1, 1), 0);
+	move(ring, fd, memory[0], memory[2], 100);
+	assert_int_equal(ring->fixed, 5);
+	close(fd);
+}
+
 #define MANY 8 /* so many that a share of them is more than one */
 
 /* Disk I/O that does not end: a batch waits for a share of it once, and then for anything. */
@@ -578,6 +620,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(a_hook_runs_once_a_batch_after_all_handlers, setup,
 		                                teardown),
 		cmocka_unit_test_setup_teardown(more_in_flight_than_entries, setup, teardown),
+		cmocka_unit_test_setup_teardown(registered_memory_is_used, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_share_is_not_waited_for_for_ever, setup,
 		                                teardown),
 		cmocka_unit_test_setup_teardown(no_share_of_what_waits, setup, teardown),
