@@ -140,6 +140,11 @@ lint: $(BUILD)/dsdt.hex ## clang-tidy, cppcheck, shellcheck
 	@shellcheck -x tests/deps tests/run tests/demo tests/layers tests/run-guests tests/lab/* \
 		tests/guest/*.sh tests/guest/run bench/*.sh
 
+bench: ## kring beside its peers: an hour; some of it: bench/run --help
+	@tests/deps build run guest-kernel bench
+	@$(MAKE) -s all
+	@BUILD=$(BUILD) bench/run lab
+
 layers: ## the include rule
 	@tests/layers
 
@@ -154,5 +159,5 @@ help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
 
 -include $(OBJ:.o=.d)
-.PHONY: all run test unit unit-programs guest-test lab fuzz fuzz-programs fmt fmt-check lint layers \
+.PHONY: all run test unit unit-programs guest-test lab fuzz fuzz-programs fmt fmt-check lint bench layers \
 	guest-kernel clean help
