@@ -105,6 +105,13 @@ guest-test: ## the guest tests, or those that match: make guest-test T=panic
 	@$(MAKE) -s all
 	@tests/run-guests $(if $(T),-t '$(T)')
 
+SOAK_SECONDS ?= 3600
+
+soak: ## a guest with disks and a card under load for SOAK_SECONDS, an hour
+	@tests/deps build run guest-kernel
+	@$(MAKE) -s all
+	@SOAK_SECONDS=$(SOAK_SECONDS) LAB_TIMEOUT=$$(($(SOAK_SECONDS) + 900)) tests/run-guests -t '^load_soak$$'
+
 lab: ## a shell in the nested lab, with kring and the kernels in it
 	@tests/deps build run
 	@$(MAKE) -s all
@@ -159,5 +166,5 @@ help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
 
 -include $(OBJ:.o=.d)
-.PHONY: all run test unit unit-programs guest-test lab fuzz fuzz-programs fmt fmt-check lint bench layers \
-	guest-kernel clean help
+.PHONY: all run test unit unit-programs guest-test soak lab fuzz fuzz-programs fmt fmt-check lint bench \
+	layers guest-kernel clean help

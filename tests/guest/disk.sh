@@ -176,7 +176,6 @@ mkfs() {
 		e2fsck -fn /dev/vda
 		echo "GUEST $(sha256sum </dev/vda | cut -d' ' -f1)"
 	END
-	truncate -s %512 big
 	disk -d a.img -d big,readonly
 	expect_line out "GUEST $(sha256sum <a.img | cut -d' ' -f1)"
 	if command -v e2fsck >/dev/null; then
@@ -425,75 +424,4 @@ test_disk_resized() {
 	truncate -s 3M a.img
 	disk_end
 	expect_line out '^KRING-SIZE 6144$'
-}
-
-# Coming and going under load.
-
-test_disk_rebound() {
-	image a.img 16M
-	cat >job <<-'END'
-		device=$(basename "$(readlink /sys/block/vda/device)")
-		n=0
-		while [ $n -lt 100 ]; do
-			n=$((n + 1))
-			disk=/dev/$(ls /sys/bus/virtio/devices/$device/block)
-			dd if=$disk of=/dev/null bs=64k 2>/dev/null &
-			dd if=/dev/zero of=$disk bs=64k count=64 2>/dev/null &
-			echo $device >/sys/bus/virtio/drivers/virtio_blk/unbind
-			wait
-			echo $device >/sys/bus/virtio/drivers/virtio_blk/bind
-		done
-		dd if=/dev/$(ls /sys/bus/virtio/devices/$device/block) of=/dev/null bs=64k
-		grep virtio /proc/interrupts
-	END
-	disk -c 2 -d a.img
-}
-
-# The twentieth boot ends it. Each one before leaves with writes in flight.
-test_disk_reboots() {
-	image a.img 16M
-	cat >job <<-'END'
-		n=$(($(dd if=/dev/vda bs=512 count=1 2>/dev/null | tr -d '\0 ') + 1))
-		printf '%-512s' $n | dd of=/dev/vda bs=512 count=1 conv=fsync 2>/dev/null
-		echo "KRING-BOOT $n"
-		for at in 1 2 3; do
-			while [ $n -lt 20 ]; do
-				dd if=/dev/zero of=/dev/vda bs=64k count=64 seek=$((at * 64)) conv=fsync 2>/dev/null
-			done &
-		done
-		sleep 0.5
-		[ $n = 20 ] || reboot -f
-	END
-	need_kernel "$minimal"
-	job_initrd
-	deadline=180
-	guest -k "$minimal" -m 128M --reboot restart -d a.img --append 'kring.job=sh kring.sh=. /job'
-	expect_status 0
-	[ "$(grep -c KRING-BOOT out)" = 20 ] || fail "$(grep -c KRING-BOOT out) boots"
-}
-
-# ticks: the CPU time that kring has used, in hundredths of a second.
-ticks() {
-	sed 's/.*) //' "/proc/$pid/stat" | awk '{ print $12 + $13 }'
-}
-
-test_disk_idle() {
-	image a.img 1M
-	cat >job <<-'END'
-		dd if=/dev/vda of=/dev/null
-		grep -E 'virtio0-' /proc/interrupts >before
-		echo KRING-READY
-		sleep 20
-		grep -E 'virtio0-' /proc/interrupts >after
-		cat before after
-		cmp before after
-	END
-	disk_begin -d a.img
-	wait_for KRING-READY
-	sleep 5
-	before=$(ticks)
-	sleep 10
-	used=$(($(ticks) - before))
-	disk_end
-	[ $used -le 5 ] || fail "idle for 10 s it used $used hundredths of a second"
 }
