@@ -3,20 +3,38 @@
  */
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/utsname.h>
 
 #include "bench/bench.h"
 #include "bench/bench_json.h"
+#include "bench/bench_net.h"
 #include "bench/bench_result.h"
 #include "bench/bench_run.h"
 #include "core/main.h"
 
 #define MIB        (1ull << 20)
 #define MEMORY_MIB 64 /* of the guest, and its buffers */
+#define BOOT_NSEC  60000000000ull
+#define BOOT_JOB   "job=boot"
+#define GUEST_NAME "kring's own guest"
+
+#define DISK_DEPTH 32
+#define NET_DEPTH  256
+
+#define N(value) (unsigned long long)(value)
 
 static const char *const disk_ops[] = { "randread", "randwrite", "read", "write" };
 static const char *const waits[] = { "poll", "irq" };
+static const struct {
+	const char *name;
+	enum bench_peer peer;
+} net_ops[] = {
+	{ "tx", BENCH_PEER_NONE },
+	{ "rx", BENCH_PEER_SEND },
+	{ "rr", BENCH_PEER_ECHO },
+};
 
 /* One line for the user; returns the exit status. */
 __attribute__((format(printf, 2, 3))) static int bench_fail(int status, const char *format, ...)
@@ -43,6 +61,18 @@ static void json_string(const char *text, FILE *out)
 	fputc('"', out);
 }
 
+/* The beginning of every line for machines, brace open. */
+static void json_head(const char *bench, const char *target)
+{
+	struct utsname host;
+
+	uname(&host);
+	printf("{\"bench\": \"%s\", \"target\": ", bench);
+	json_string(target, stdout);
+	printf(", \"kring\": \"" KRING_VERSION "\", \"kernel\": ");
+	json_string(host.release, stdout);
+}
+
 /*
  * Whether the guest did its job; if not, say so of @what. Who failed has told why: kring on
  * standard error, the guest in its JSON.
@@ -61,27 +91,6 @@ static int run_status(const struct bench_run *run, const char *what)
 	return STATUS_OK;
 }
 
-static void result_print(const struct options *options, const struct bench_run *run,
-                         const char *bench, const char *target, const char *what)
-{
-	struct bench_result result;
-	struct utsname uname_now;
-
-	bench_result(&result, run->guest, run->stats, run->timings, run->cpu_us);
-	uname(&uname_now);
-	if (!options->json) {
-		printf("%s\n", what);
-		bench_result_text(&result, stdout);
-		return;
-	}
-	printf("{\"bench\": \"%s\", \"target\": ", bench);
-	json_string(target, stdout);
-	printf(", \"kring\": \"" KRING_VERSION "\", \"kernel\": ");
-	json_string(uname_now.release, stdout);
-	bench_result_json(&result, stdout);
-	printf(", \"cpu_us\": %.0f, \"guest\": %s}\n", run->cpu_us, run->guest);
-}
-
 /* Wrong data is a failure, whatever its speed. */
 static int result_status(const struct bench_run *run, const char *what)
 {
@@ -91,21 +100,33 @@ static int result_status(const struct bench_run *run, const char *what)
 	if (errors > 0)
 		return bench_fail(STATUS_FAILED, "%s: %.0f requests failed", what, errors);
 	if (mismatches > 0)
-		return bench_fail(STATUS_FAILED, "%s: %.0f blocks are not what was written", what,
+		return bench_fail(STATUS_FAILED, "%s: %.0f of what was compared is wrong", what,
 		                  mismatches);
 	return STATUS_OK;
 }
 
-static int bench_finish(const struct options *options, struct bench_run *run, const char *bench,
-                        const char *target, const char *title)
+/* A bench of a device: run, print, judge. */
+static int device_bench(const struct options *options, struct bench_run *run, const char *bench,
+                        const char *target)
 {
+	struct bench_result result;
 	char what[512];
 	int status;
 
+	if (bench_run(run))
+		return STATUS_FAILED;
 	snprintf(what, sizeof(what), "%s %s", bench, target);
 	status = run_status(run, what);
 	if (!status) {
-		result_print(options, run, bench, target, title);
+		bench_result(&result, run->guest, run->stats, run->timings, run->cpu_us);
+		if (options->json) {
+			json_head(bench, target);
+			bench_result_json(&result, stdout);
+			printf(", \"cpu_us\": %.0f, \"guest\": %s}\n", run->cpu_us, run->guest);
+		} else {
+			printf("%s\n", run->title);
+			bench_result_text(&result, stdout);
+		}
 		status = result_status(run, what);
 	}
 	bench_run_fini(run);
@@ -121,10 +142,12 @@ static void path_of(const char *disk, char *path, size_t len)
 static int bench_disk(const struct options *options)
 {
 	const char *op = disk_ops[options->op];
+	bool writes = strstr(op, "write");
+	uint64_t depth = options->depth ? options->depth : DISK_DEPTH;
 	char job[1024], disk[512], path[256], title[512];
 	struct bench_run run = {
-		.job = job,
-		.memory_mib = MEMORY_MIB + 2 * options->depth * options->block_size / MIB,
+		.cmdline = job,
+		.memory_mib = MEMORY_MIB + 2 * depth * options->block_size / MIB,
 		.args = { "--dev", options->dev, "--rng", "off", "--disk", disk },
 		.expect_ns = options->time,
 		.title = title,
@@ -133,30 +156,226 @@ static int bench_disk(const struct options *options)
 	if (options->disks.n != 1)
 		return bench_fail(STATUS_USAGE, "disk: give one --disk PATH");
 	path_of(options->disks.value[0], path, sizeof(path));
-	if (strstr(op, "write") && !options->destroy)
+	if (writes && !options->destroy)
 		return bench_fail(STATUS_USAGE,
 		                  "disk %s: --op %s overwrites it; if that is meant, say --destroy",
 		                  path, op);
 	if (options->block_size % 512)
 		return bench_fail(STATUS_USAGE, "disk: --bs %llu: must be a multiple of 512",
-		                  (unsigned long long)options->block_size);
-	if (options->queues > options->depth)
+		                  N(options->block_size));
+	if (options->queues > depth)
 		return bench_fail(STATUS_USAGE, "disk: --depth must be at least --queues");
 
 	snprintf(disk, sizeof(disk), "%s,queues=%llu%s", options->disks.value[0],
-	         (unsigned long long)options->queues,
-	         strstr(op, "write") || options->destroy ? "" : ",readonly");
+	         N(options->queues), writes ? "" : ",readonly");
 	snprintf(job, sizeof(job),
 	         "job=disk op=%s bs=%llu depth=%llu queues=%llu time_ms=%llu wait=%s verify=%d %s",
-	         op, (unsigned long long)options->block_size, (unsigned long long)options->depth,
-	         (unsigned long long)options->queues, (unsigned long long)options->time / 1000000,
-	         waits[options->wait], options->verify, options->job ? options->job : "");
-	snprintf(title, sizeof(title), "disk %s: %s of %llu bytes, %llu in flight, %s", path, op,
-	         (unsigned long long)options->block_size, (unsigned long long)options->depth,
-	         options->wait ? "by interrupt" : "polling");
+	         op, N(options->block_size), N(depth), N(options->queues),
+	         N(options->time / 1000000), waits[options->wait], options->verify,
+	         options->job ? options->job : "");
+	snprintf(title, sizeof(title),
+	         "disk %s: %s of %llu bytes, %llu in flight, %llu queue%s, %s", path, op,
+	         N(options->block_size), N(depth), N(options->queues),
+	         options->queues > 1 ? "s" : "", options->wait ? "by interrupt" : "polling");
+	return device_bench(options, &run, "disk", path);
+}
+
+/* NAME of [tap=]NAME[,OPTION...]. */
+static const char *tap_of(const char *net, char *name, size_t len)
+{
+	path_of(strncmp(net, "tap=", 4) ? net : net + 4, name, len);
+	return name;
+}
+
+static int bench_net(const struct options *options)
+{
+	const char *op = net_ops[options->op].name;
+	enum bench_peer peer = net_ops[options->op].peer;
+	uint64_t depth = peer == BENCH_PEER_ECHO ? 1 : options->depth ? options->depth : NET_DEPTH;
+	char job[1024], name[64], title[512];
+	struct bench_run run = {
+		.cmdline = job,
+		.memory_mib = 2 * MEMORY_MIB + 2 * depth * options->frame_size / MIB,
+		.args = { "--dev", options->dev, "--rng", "off", "--net", NULL },
+		.expect_ns = options->time,
+		.title = title,
+	};
+	pid_t pid = 0;
+	int status;
+
+	if (options->nets.n != 1)
+		return bench_fail(STATUS_USAGE, "net: give one --net tap=NAME");
+	if (peer == BENCH_PEER_ECHO && options->frame_size > 1514)
+		return bench_fail(STATUS_USAGE, "net: --op rr takes frames of at most 1514 bytes");
+	run.args[5] = options->nets.value[0];
+	tap_of(options->nets.value[0], name, sizeof(name));
+
+	snprintf(job, sizeof(job),
+	         "job=net op=%s size=%llu depth=%llu time_ms=%llu wait=%s verify=%d %s", op,
+	         N(options->frame_size), N(depth), N(options->time / 1000000), waits[options->wait],
+	         options->verify, options->job ? options->job : "");
+	snprintf(title, sizeof(title), "net %s: %s, frames of %llu bytes, %s", name, op,
+	         N(options->frame_size), options->wait ? "by interrupt" : "polling");
+	if (peer != BENCH_PEER_NONE) {
+		pid = bench_peer_start(peer, name, (uint32_t)options->frame_size);
+		if (pid < 0)
+			return STATUS_FAILED;
+	}
+	status = device_bench(options, &run, "net", name);
+	if (pid)
+		bench_peer_stop(pid);
+	return status;
+}
+
+static void exits_text(const char *guest)
+{
+	printf("exits: us each%15s %10s %10s %12s\n", "least", "50 %", "99 %", "times");
+	for (unsigned i = 0;; i++) {
+		char path[32];
+		const char *way, *name;
+
+		snprintf(path, sizeof(path), "ways/%u", i);
+		way = json_find(guest, path);
+		name = way ? json_find(way, "way") : NULL;
+		if (!name)
+			return;
+		printf("  %-16.*s %10.3f %10.3f %10.3f %12.0f\n", (int)json_length(name) - 2,
+		       name + 1, json_number(way, "least_us"), json_number(way, "lat_us/p50"),
+		       json_number(way, "lat_us/p99"), json_number(way, "n"));
+	}
+}
+
+static int bench_exits(const struct options *options)
+{
+	char job[64];
+	struct bench_run run = {
+		.cmdline = job,
+		.memory_mib = MEMORY_MIB,
+		.args = { "--dev", options->dev },
+		.expect_ns = options->time,
+		.title = "exits",
+	};
+	int status;
+
+	snprintf(job, sizeof(job), "job=exits time_ms=%llu", N(options->time / 1000000));
 	if (bench_run(&run))
 		return STATUS_FAILED;
-	return bench_finish(options, &run, "disk", path, title);
+	status = run_status(&run, "exits");
+	if (!status && options->json) {
+		json_head("exits", "kvm");
+		printf(", \"guest\": %s}\n", run.guest);
+	} else if (!status) {
+		exits_text(run.guest);
+	}
+	bench_run_fini(&run);
+	return status;
+}
+
+/* What is told of a boot. */
+static const struct {
+	const char *key;
+	const char *path; /* in --timings; NULL: the process as its parent sees it */
+	const char *label;
+} boot_rows[] = {
+	{ "first_run_us", "phases_us/first_run", "to the first KVM_RUN, us" },
+	{ "marked_us", "markers/0/us", "to the guest's first mark, us" },
+	{ "shutdown_us", "phases_us/shutdown", "to the guest's end, us" },
+	{ "exited_us", NULL, "to the end of the process, us" },
+	{ "kvm_exits", "kvm_exits", "exits" },
+	{ "user_exits", "user_exits", "exits to kring" },
+};
+
+#define BOOT_ROWS (sizeof(boot_rows) / sizeof(boot_rows[0]))
+
+/* The values of one kernel: [row * runs + run]. */
+struct boots {
+	const char *kernel; /* NULL: the guest of bench/guest */
+	double *value;
+};
+
+static int boot_once(const struct options *options, struct boots *boots, unsigned run_no)
+{
+	struct bench_run run = {
+		.kernel = boots->kernel,
+		.cmdline = boots->kernel ? NULL : BOOT_JOB,
+		.memory_mib = options->memory / MIB,
+		.args = { "--dev", options->dev },
+		.expect_ns = BOOT_NSEC,
+		.title = "boot",
+	};
+	const char *name = boots->kernel ? boots->kernel : GUEST_NAME;
+	unsigned n = 2;
+	int status = STATUS_OK;
+
+	if (options->initrd) {
+		run.args[n++] = "--initrd";
+		run.args[n++] = options->initrd;
+	}
+	if (options->append) {
+		run.args[n++] = "--append";
+		run.args[n++] = options->append;
+	}
+	if (bench_run(&run))
+		return STATUS_FAILED;
+	if (run.status)
+		status = bench_fail(run.status, "boot %s: run %u ended with %d", name, run_no + 1,
+		                    run.status);
+	for (unsigned row = 0; row < BOOT_ROWS; row++)
+		boots->value[row * options->runs + run_no] =
+		        boot_rows[row].path ? json_number(run.timings, boot_rows[row].path)
+		                            : run.wall_us;
+	bench_run_fini(&run);
+	return status;
+}
+
+static void boots_print(const struct options *options, const struct boots *boots, bool first)
+{
+	if (options->json) {
+		printf("%s{\"kernel\": ", first ? "" : ", ");
+		json_string(boots->kernel ? boots->kernel : GUEST_NAME, stdout);
+	} else {
+		printf("boot %s: %llu run%s%22s %10s %10s\n",
+		       boots->kernel ? boots->kernel : GUEST_NAME, N(options->runs),
+		       options->runs > 1 ? "s" : "", "least", "median", "most");
+	}
+	for (unsigned row = 0; row < BOOT_ROWS; row++) {
+		struct bench_spread spread;
+
+		bench_spread(&spread, boots->value + row * options->runs, options->runs);
+		printf(options->json ? ", \"%s\": {\"min\": %.0f, \"median\": %.0f, \"max\": %.0f}"
+		                     : "  %-36s %10.0f %10.0f %10.0f\n",
+		       options->json ? boot_rows[row].key : boot_rows[row].label, spread.min,
+		       spread.median, spread.max);
+	}
+	if (options->json)
+		putchar('}');
+}
+
+/* One after the other and again, so that what disturbs the host disturbs all kernels alike. */
+static int bench_boot(const struct options *options)
+{
+	unsigned n = options->kernels.n ? options->kernels.n : 1;
+	struct boots boots[OPTION_LIST_MAX] = { 0 };
+	double *values = calloc(n * BOOT_ROWS * options->runs, sizeof(*values));
+	int status = values ? STATUS_OK : STATUS_FAILED;
+
+	for (unsigned i = 0; !status && i < n; i++) {
+		boots[i].kernel = options->kernels.n ? options->kernels.value[i] : NULL;
+		boots[i].value = values + i * BOOT_ROWS * options->runs;
+	}
+	for (unsigned run = 0; !status && run < options->runs; run++)
+		for (unsigned i = 0; !status && i < n; i++)
+			status = boot_once(options, &boots[i], run);
+	if (!status && options->json) {
+		json_head("boot", "kernels");
+		printf(", \"runs\": %llu, \"kernels\": [", N(options->runs));
+	}
+	for (unsigned i = 0; !status && i < n; i++)
+		boots_print(options, &boots[i], i == 0);
+	if (!status && options->json)
+		puts("]}");
+	free(values);
+	return status;
 }
 
 int main_bench(const struct options *options)
@@ -164,6 +383,12 @@ int main_bench(const struct options *options)
 	switch (options->command) {
 	case COMMAND_BENCH_DISK:
 		return bench_disk(options);
+	case COMMAND_BENCH_NET:
+		return bench_net(options);
+	case COMMAND_BENCH_EXITS:
+		return bench_exits(options);
+	case COMMAND_BENCH_BOOT:
+		return bench_boot(options);
 	default:
 		return STATUS_USAGE;
 	}

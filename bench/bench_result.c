@@ -2,6 +2,7 @@
  * The figures. One table has them in their order, for both forms.
  */
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "bench/bench_json.h"
@@ -19,7 +20,7 @@ static const struct row {
 	{ NULL, "requests_per_s", "requests a second", 1, FIELD(requests_per_s) },
 	{ NULL, "bytes_per_s", "MB a second", 1e-6, FIELD(bytes_per_s) },
 	{ NULL, "errors", "errors", 1, FIELD(errors) },
-	{ NULL, "verified", "blocks compared", 1, FIELD(verified) },
+	{ NULL, "verified", "compared", 1, FIELD(verified) },
 	{ NULL, "mismatches", "of them wrong", 1, FIELD(mismatches) },
 	{ "lat_us", "mean", "latency us: mean", 1, FIELD(mean) },
 	{ "lat_us", "p50", "  50 % below", 1, FIELD(p50) },
@@ -45,25 +46,11 @@ static double ratio(double a, double b)
 	return b > 0 ? a / b : 0;
 }
 
-/* Of all queues of all devices. */
-static double queues_sum(const char *stats, const char *name)
-{
-	char path[64];
-	double sum = 0;
-
-	for (unsigned i = 0;; i++) {
-		snprintf(path, sizeof(path), "devices/%u/queues", i);
-		if (!json_find(stats, path))
-			return sum;
-		sum += json_sum(stats, path, name);
-	}
-}
-
 void bench_result(struct bench_result *result, const char *guest, const char *stats,
                   const char *timings, double cpu_us)
 {
 	double seconds = json_number(guest, "seconds");
-	double served = queues_sum(stats, "requests");
+	double served = json_number(guest, "served");
 
 	*result = (struct bench_result){
 		.requests_per_s = ratio(json_number(guest, "ops"), seconds),
@@ -101,7 +88,8 @@ void bench_result_text(const struct bench_result *result, FILE *out)
 		double value = value_of(result, &rows[i]) * rows[i].scale;
 		bool optional = rows[i].field == FIELD(errors) ||
 		                rows[i].field == FIELD(verified) ||
-		                (rows[i].field == FIELD(mismatches) && result->verified == 0);
+		                (rows[i].field == FIELD(mismatches) && result->verified == 0) ||
+		                (rows[i].field >= FIELD(mean) && rows[i].field <= FIELD(max));
 
 		if (rows[i].label && (value != 0 || !optional))
 			fprintf(out, value >= 100 ? "  %-36s %12.0f\n" : "  %-36s %12.3g\n",
@@ -134,4 +122,21 @@ void bench_result_json(const struct bench_result *result, FILE *out)
 	}
 	if (group)
 		fputc('}', out);
+}
+
+static int by_value(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+void bench_spread(struct bench_spread *spread, double *value, size_t n)
+{
+	qsort(value, n, sizeof(*value), by_value);
+	*spread = (struct bench_spread){
+		.min = value[0],
+		.median = n % 2 ? value[n / 2] : (value[n / 2 - 1] + value[n / 2]) / 2,
+		.max = value[n - 1],
+	};
 }

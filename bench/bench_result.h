@@ -27,7 +27,7 @@ struct bench_result {
 
 /*
  * @guest is the guest's JSON, @stats and @timings are kring's, @cpu_us the time that its process
- * has used. Costs are spread over the requests that kring has served.
+ * has used. Costs are spread over all requests that the guest has made.
  */
 void bench_result(struct bench_result *result, const char *guest, const char *stats,
                   const char *timings, double cpu_us);
@@ -37,5 +37,12 @@ void bench_result_text(const struct bench_result *result, FILE *out);
 
 /* Members of a JSON object, each with a comma before it. */
 void bench_result_json(const struct bench_result *result, FILE *out);
+
+struct bench_spread {
+	double min, median, max;
+};
+
+/* Of @n values, which are sorted on the way. */
+void bench_spread(struct bench_spread *spread, double *value, size_t n);
 
 #endif

@@ -98,9 +98,7 @@ __attribute__((noreturn)) static void child_exec(const struct bench_run *run,
 	argv[n++] = "kring";
 	argv[n++] = "boot";
 	argv[n++] = "-k";
-	argv[n++] = guest;
-	argv[n++] = "-p";
-	argv[n++] = run->job;
+	argv[n++] = run->kernel ? run->kernel : guest;
 	argv[n++] = "-m";
 	argv[n++] = memory;
 	argv[n++] = "--stats";
@@ -109,6 +107,10 @@ __attribute__((noreturn)) static void child_exec(const struct bench_run *run,
 	argv[n++] = timings;
 	argv[n++] = "--timeout";
 	argv[n++] = timeout;
+	if (run->cmdline) {
+		argv[n++] = "-p";
+		argv[n++] = run->cmdline;
+	}
 	for (unsigned i = 0; i < BENCH_ARGS_MAX && run->args[i]; i++)
 		argv[n++] = run->args[i];
 	argv[n] = NULL;

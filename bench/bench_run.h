@@ -13,19 +13,20 @@
 
 struct bench_run {
 	/* set by the caller */
-	const char *job;                  /* for the guest's command line */
+	const char *kernel;               /* NULL: the guest of bench/guest */
+	const char *cmdline;              /* its job; NULL: kring's own command line, for a Linux */
 	uint64_t memory_mib;              /* of the guest */
 	const char *args[BENCH_ARGS_MAX]; /* more for `kring boot`, NULL at the end */
 	uint64_t expect_ns;               /* how long the job takes; 30 s more are an error */
 	const char *title;                /* of the progress line; NULL: none */
 	/* afterwards */
-	int status;    /* kring's exit status */
-	char *output;  /* what the guest wrote, */
-	char *guest;   /* its last line that is JSON in there; NULL: none */
-	char *stats;   /* --stats, */
-	char *timings; /* --timings */
-	double cpu_us; /* of the process, guest included */
-	double wall_us;
+	int status;     /* kring's exit status */
+	char *output;   /* what the guest wrote, */
+	char *guest;    /* its last line that is JSON in there; NULL: none */
+	char *stats;    /* --stats, */
+	char *timings;  /* --timings */
+	double cpu_us;  /* of the process, guest included */
+	double wall_us; /* from fork to wait: exec, a life, and the end of the process */
 };
 
 /*

@@ -48,6 +48,9 @@ int main(int argc, char **argv)
 	case COMMAND_PROBE:
 		return main_probe(&options);
 	case COMMAND_BENCH_DISK:
+	case COMMAND_BENCH_NET:
+	case COMMAND_BENCH_EXITS:
+	case COMMAND_BENCH_BOOT:
 		return main_bench(&options);
 	case COMMAND_VERSION:
 		puts("kring " KRING_VERSION);

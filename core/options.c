@@ -38,19 +38,32 @@ struct option_row {
 #define HELP_INDENT "                              "
 #define FIELD(name) .field = offsetof(struct options, name)
 
-/* What those bench commands share that load a device. */
-#define BENCH_ROWS(which)                                                                          \
-	{ 0, "time", "SECONDS", "for so long (5)", which, KIND_SECONDS, FIELD(time) },             \
-	        { 0,     "wait",      "poll|irq", "how the guest waits (poll)",                    \
-		  which, KIND_CHOICE, FIELD(wait) },                                               \
-	        { 0,         "job",                                                                \
-		  "TEXT",    "more for the guest: seed=N indirect=0 event_idx=0 span=BYTES dev=N", \
-		  which,     KIND_STRING,                                                          \
-		  FIELD(job) },                                                                    \
-	        { 0, "json", NULL, "one line for machines", which, KIND_FLAG, FIELD(json) },       \
+#define BENCH_DEV(which)                                                                           \
 	{                                                                                          \
 		'D', "dev", "PATH", "the KVM device (/dev/kvm)", which, KIND_STRING, FIELD(dev)    \
 	}
+#define BENCH_JSON(which)                                                                          \
+	{                                                                                          \
+		0, "json", NULL, "one line for machines", which, KIND_FLAG, FIELD(json)            \
+	}
+#define BENCH_TIME(which)                                                                          \
+	{                                                                                          \
+		0, "time", "SECONDS", "for so long (5)", which, KIND_SECONDS, FIELD(time)          \
+	}
+
+/* What those bench commands share that load a device. */
+#define BENCH_ROWS(which)                                                                          \
+	BENCH_TIME(which), { 0,     "wait",      "poll|irq", "how the guest waits (poll)",         \
+		             which, KIND_CHOICE, FIELD(wait) },                                    \
+	        { 0,                                                                               \
+		  "job",                                                                           \
+		  "TEXT",                                                                          \
+		  "more for the guest: seed=N indirect=0 event_idx=0 dev=N; see\n" HELP_INDENT     \
+		  "bench/guest/main.c",                                                            \
+		  which,                                                                           \
+		  KIND_STRING,                                                                     \
+		  FIELD(job) },                                                                    \
+	        BENCH_JSON(which), BENCH_DEV(which)
 
 static const struct option_row table[] = {
 	{ 'k', "kernel", "PATH", "bzImage or ELF vmlinux, told apart by content (./bzImage)",
@@ -111,6 +124,39 @@ static const struct option_row table[] = {
 	{ 0, "verify", NULL, "compare: what was written is read back; what is read must be that",
 	  COMMAND_BENCH_DISK, KIND_FLAG, FIELD(verify) },
 	BENCH_ROWS(COMMAND_BENCH_DISK),
+
+	{ 't', "net", "[tap=]NAME[,OPTION...]", "the tap, as for boot -t", COMMAND_BENCH_NET,
+	  KIND_LIST, FIELD(nets) },
+	{ 0, "op", "tx|rx|rr",
+	  "the guest sends; the host does; one frame there and back\n" HELP_INDENT
+	  "(tx); rx and rr need CAP_NET_RAW",
+	  COMMAND_BENCH_NET, KIND_CHOICE, FIELD(op) },
+	{ 0, "size", "BYTES",
+	  "a frame, Ethernet header included, 60 to 65549; above 1514\n" HELP_INDENT
+	  "TCP segments of 1448 bytes in one (64)",
+	  COMMAND_BENCH_NET, KIND_NUMBER, FIELD(frame_size), .min = 60, .max = 65549 },
+	{ 0, "depth", "N", "frames in flight to the tap, 1 to 1024 (256)", COMMAND_BENCH_NET,
+	  KIND_NUMBER, FIELD(depth), .min = 1, .max = 1024 },
+	{ 0, "verify", NULL, "compare what comes in (rx, rr)", COMMAND_BENCH_NET, KIND_FLAG,
+	  FIELD(verify) },
+	BENCH_ROWS(COMMAND_BENCH_NET),
+
+	BENCH_TIME(COMMAND_BENCH_EXITS),
+	BENCH_JSON(COMMAND_BENCH_EXITS),
+	BENCH_DEV(COMMAND_BENCH_EXITS),
+
+	{ 'k', "kernel", "PATH", "a kernel; many times: side by side (kring's own guest)",
+	  COMMAND_BENCH_BOOT, KIND_LIST, FIELD(kernels) },
+	{ 'i', "initrd", "PATH", "initial RAM file system, for all kernels", COMMAND_BENCH_BOOT,
+	  KIND_STRING, FIELD(initrd) },
+	{ 0, "append", "TEXT", "more kernel parameters", COMMAND_BENCH_BOOT, KIND_STRING,
+	  FIELD(append) },
+	{ 'm', "memory", "SIZE", "guest RAM, a number and g, m or k; g where none is given (1G)",
+	  COMMAND_BENCH_BOOT, KIND_SIZE, 'g', FIELD(memory), .min = 1 << 20, .max = 1ull << 45 },
+	{ 'n', "runs", "N", "boot each so many times (9)", COMMAND_BENCH_BOOT, KIND_NUMBER,
+	  FIELD(runs), .min = 1, .max = 1000 },
+	BENCH_JSON(COMMAND_BENCH_BOOT),
+	BENCH_DEV(COMMAND_BENCH_BOOT),
 };
 
 #define ROWS (sizeof(table) / sizeof(table[0]))
@@ -124,10 +170,10 @@ static const char overview[] =
         "      all options\n"
         "  kring probe [--json]\n"
         "      what this host can do, and what to fix\n"
-        "  kring bench disk --disk PATH [--op randread] [--bs 4k] [--depth 32]\n"
-        "      how fast it is and what that costs, by a guest that comes with kring\n"
+        "  kring bench disk --disk PATH | net --net TAP | exits | boot [-k KERNEL...]\n"
+        "      how fast that is and what it costs, by a guest that comes with kring\n"
         "  kring bench disk --help\n"
-        "      all options\n"
+        "      all options of that, as for net, exits and boot\n"
         "  kring --version\n"
         "\n"
         "Exit status: 0 the guest powered off or rebooted; 2 the command line is wrong;\n"
@@ -174,6 +220,18 @@ static void print_help(enum command command)
 		break;
 	case COMMAND_BENCH_DISK:
 		printf("kring bench disk: load a disk from a guest that does nothing else.\n\n");
+		print_rows(command, stdout);
+		break;
+	case COMMAND_BENCH_NET:
+		printf("kring bench net: load a tap from a guest that does nothing else.\n\n");
+		print_rows(command, stdout);
+		break;
+	case COMMAND_BENCH_EXITS:
+		printf("kring bench exits: what each way out of a guest costs.\n\n");
+		print_rows(command, stdout);
+		break;
+	case COMMAND_BENCH_BOOT:
+		printf("kring bench boot: from exec to the end, by phases.\n\n");
 		print_rows(command, stdout);
 		break;
 	default:
@@ -420,6 +478,9 @@ static const struct command_word {
 	{ "bench", COMMAND_BENCH, NULL },
 }, benches[] = {
 	{ "disk", COMMAND_BENCH_DISK, "bench disk" },
+	{ "net", COMMAND_BENCH_NET, "bench net" },
+	{ "exits", COMMAND_BENCH_EXITS, "bench exits" },
+	{ "boot", COMMAND_BENCH_BOOT, "bench boot" },
 	{ "--help", COMMAND_HELP, NULL },
 	{ "-h", COMMAND_HELP, NULL },
 };
@@ -454,7 +515,8 @@ static const struct command_word *command_find(int *argc, char ***argv, char *wh
 
 	found = *argc < 2 ? NULL : word_find(WORDS(benches), *++*argv);
 	if (!found)
-		snprintf(why, WHY_MAX, "say what to bench: disk; see kring --help");
+		snprintf(why, WHY_MAX,
+		         "say what to bench: disk, net, exits or boot; see kring --help");
 	--*argc;
 	return found;
 }
@@ -472,9 +534,10 @@ int options_parse(struct options *options, int argc, char **argv, char *why)
 		.cpus = 1,
 		.rng = 1,
 		.block_size = 4096,
-		.depth = 32,
+		.frame_size = 64,
 		.queues = 1,
 		.time = 5000000000,
+		.runs = 9,
 	};
 	word = command_find(&argc, &argv, why);
 	if (!word)

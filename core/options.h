@@ -25,6 +25,9 @@ enum command {
 	COMMAND_PROBE,
 	COMMAND_BENCH, /* of what is not said */
 	COMMAND_BENCH_DISK,
+	COMMAND_BENCH_NET,
+	COMMAND_BENCH_EXITS,
+	COMMAND_BENCH_BOOT,
 	COMMAND_HELP,
 	COMMAND_VERSION,
 };
@@ -62,11 +65,14 @@ struct options {
 	/* bench */
 	uint64_t op; /* index into the words of the command's --op */
 	uint64_t block_size;
-	uint64_t depth;
+	uint64_t frame_size;
+	uint64_t depth; /* 0: the command's own */
 	uint64_t queues;
-	uint64_t time;   /* ns */
-	uint64_t wait;   /* poll, irq */
+	uint64_t time; /* ns */
+	uint64_t runs;
+	uint64_t wait;   /* index: poll, irq */
 	const char *job; /* NULL: nothing more */
+	struct option_list kernels;
 	bool verify;
 	bool destroy;
 };

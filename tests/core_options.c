@@ -125,6 +125,15 @@ static void one_clear_line(void **state)
 		{ "boot --timeout nan", "--timeout 'nan'" },
 		{ "boot --json", "unknown option --json" },
 		{ "probe -k x", "unknown option -k" },
+		{ "bench", "say what to bench" },
+		{ "bench ram", "say what to bench" },
+		{ "bench disk -x", "unknown option -x; see kring bench disk --help" },
+		{ "bench disk --bs 1", "--bs 1: must be from 512 to 4194304" },
+		{ "bench disk --op tx", "not one of randread|randwrite|read|write" },
+		{ "bench net --size 20", "--size 20: must be from 60 to 65549" },
+		{ "bench net --op read", "not one of tx|rx|rr" },
+		{ "bench boot -n 0", "--runs 0: must be from 1 to 1000" },
+		{ "bench exits -k x", "unknown option -k" },
 	};
 
 	(void)state;

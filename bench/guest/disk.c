@@ -41,7 +41,7 @@ struct disk {
 	uint64_t *written; /* verify: a bit a block */
 	struct xorshift random_state;
 	struct histogram *latency;
-	uint64_t in_flight, done, errors, verified, mismatches;
+	uint64_t in_flight, done, served, errors, verified, mismatches;
 };
 
 /* What a block holds: each word tells its place on the disk. */
@@ -122,6 +122,7 @@ static unsigned queue_serve(struct disk *disk, unsigned q, uint64_t now, bool ag
 		else
 			disk->in_flight--;
 	}
+	disk->served += n;
 	if (n && !disk->interrupts)
 		queue_interrupts_off(queue);
 	queue_publish(queue);
@@ -173,6 +174,7 @@ static void disk_drain(struct disk *disk)
 /* Keep @depth in flight for @ticks. Returns how long it was. */
 static uint64_t disk_load(struct disk *disk, uint64_t ticks)
 {
+	uint64_t least = job_number("min_ops", 0);
 	uint64_t start = rdtsc(), now = start;
 
 	for (unsigned i = 0; i < disk->depth; i++) {
@@ -184,7 +186,7 @@ static uint64_t disk_load(struct disk *disk, uint64_t ticks)
 	do {
 		now = rdtsc();
 		disk->done += disk_serve(disk, now, true);
-	} while (now - start < ticks);
+	} while (now - start < ticks || disk->done < least);
 
 	uint64_t took = rdtsc() - start;
 
@@ -261,7 +263,7 @@ static void disk_start(struct disk *disk)
 	uint64_t features = FEATURE(VIRTIO_BLK_F_RO) | FEATURE(VIRTIO_BLK_F_FLUSH);
 	unsigned has = 1;
 
-	device_find(&disk->device, VIRTIO_ID_BLK, (unsigned)job_number("dev", 0));
+	device_need(&disk->device, VIRTIO_ID_BLK);
 	device_start(&disk->device, features | FEATURE(VIRTIO_BLK_F_MQ), disk->interrupts);
 	if (disk->device.features & FEATURE(VIRTIO_BLK_F_MQ))
 		has = device_config16(&disk->device, CONFIG_NUM_QUEUES);
@@ -335,4 +337,5 @@ void disk_job(void)
 		member_number("verified", disk->verified);
 		member_number("mismatches", disk->mismatches);
 	}
+	member_number("served", disk->served);
 }

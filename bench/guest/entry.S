@@ -94,9 +94,12 @@ start:	/* ring 3 */
 	call guest_main
 1:	jmp 1b
 
-	.globl gate, ring0_halt, ring0_wrmsr, ring0_paging, interrupt, faults
+	.globl gate, ring0_nothing, ring0_halt, ring0_wrmsr, ring0_paging, interrupt, faults
 gate:
 	jmp *%rdi
+
+ring0_nothing:
+	iretq
 
 ring0_halt:
 	sti

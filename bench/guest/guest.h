@@ -109,7 +109,8 @@ static inline void mmio_set32(uint64_t at, uint32_t value)
 extern volatile uint64_t interrupts; /* that came so far */
 extern char guest_end[];
 
-void ring0_halt(void), ring0_wrmsr(void), ring0_paging(void); /* for ring0() alone */
+/* For ring0() alone. */
+void ring0_nothing(void), ring0_halt(void), ring0_wrmsr(void), ring0_paging(void);
 
 /* Run @routine in ring 0. */
 static inline void ring0(void (*routine)(void), uint64_t rax, uint64_t rcx, uint64_t rdx)

@@ -301,25 +301,48 @@ static uint64_t hz_of_kvmclock(void)
 }
 
 #define PIT_HZ     1193182
-#define PIT_COUNT  59659 /* 50 ms */
-#define PIT_CH2    0x42
+#define PIT_COUNT  23864 /* 20 ms */
+#define PIT_TIMES  5     /* a host may take the processor away at any moment: the median counts */
+#define PIT_CH0    0x40
 #define PIT_MODE   0x43
-#define PIT_SYSTEM 0x61 /* bit 0: gate of channel 2; bit 5: its output */
+#define MODE_0     0x30 /* of channel 0: the output rises when the count is over */
+#define READ_BACK  0xe2 /* its status: */
+#define STATUS_OUT 0x80
+#define HZ_LEAST   100000000 /* where there is no PIT, its output seems to be high */
 
-/* 8254 data sheet: channel 2, mode 0 (the output rises when the count is over). */
-static uint64_t hz_of_pit(void)
+/* 8254 data sheet, "Mode 0", "Read-Back Command". In ticks of the TSC; 0: it does not end. */
+static uint64_t pit_count(void)
 {
 	uint64_t start;
 
-	outb(PIT_SYSTEM, (inb(PIT_SYSTEM) & ~0x02) | 0x01);
-	outb(PIT_MODE, 0xb0);
-	outb(PIT_CH2, PIT_COUNT & 0xff);
-	outb(PIT_CH2, PIT_COUNT >> 8);
+	outb(PIT_MODE, MODE_0);
+	outb(PIT_CH0, PIT_COUNT & 0xff);
+	outb(PIT_CH0, PIT_COUNT >> 8);
 	start = rdtsc();
-	while (!(inb(PIT_SYSTEM) & 0x20))
+	do {
 		if (rdtsc() - start > 1ull << 34)
 			return 0;
-	return (rdtsc() - start) * PIT_HZ / PIT_COUNT;
+		outb(PIT_MODE, READ_BACK);
+	} while (!(inb(PIT_CH0) & STATUS_OUT));
+	return rdtsc() - start;
+}
+
+static uint64_t hz_of_pit(void)
+{
+	uint64_t took[PIT_TIMES] = { 0 }, hz;
+
+	for (unsigned i = 0; i < PIT_TIMES; i++) {
+		uint64_t now = pit_count();
+		unsigned at = i;
+
+		if (!now)
+			return 0;
+		for (; at && took[at - 1] > now; at--)
+			took[at] = took[at - 1];
+		took[at] = now;
+	}
+	hz = took[PIT_TIMES / 2] * PIT_HZ / PIT_COUNT;
+	return hz < HZ_LEAST ? 0 : hz;
 }
 
 void clock_init(void)

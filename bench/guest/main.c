@@ -9,25 +9,43 @@
  * The job is the kernel command line, words NAME=VALUE; of a name that comes twice the first
  * counts. Numbers may be hexadecimal, and have k, m or g behind them.
  *
- *   job=boot  marks its first instructions (below) and ends
- *   job=disk  op=randread|randwrite|read|write bs=4096 depth=32 (of all queues together) queues=1
- *             span=BYTES (only so much of the disk); verify=1: what was written is read back and
- *             compared, of op=read and randread each block, which must be from op=write verify=1
- *             with the same bs and seed
+ *   job=boot   marks its first instructions (below) and ends
+ *   job=disk
+ *     op=      randread, randwrite, read or write
+ *     bs=4096  bytes a request
+ *     depth=32 requests in flight, of all queues together
+ *     queues=1
+ *     span=    bytes of the disk that are used (all)
+ *     min_ops= go on until so many are done (0)
+ *     verify=1 compare: what was written is read back; what is read must be from op=write verify=1
+ *              with the same bs and seed
+ *   job=net
+ *     op=      tx, rx, or rr (one frame there and back)
+ *     size=64  bytes a frame with its Ethernet header; above 1514 TCP segments of 1448 in one
+ *     depth=   frames in flight to the host (256)
+ *     segs=1   descriptors a frame to the host; several are indirect where that is negotiated
+ *     mrg=1    mergeable receive buffers, where the device has them
+ *     verify=1 compare what comes in
+ *              rx and rr need somebody at the other end, with the addresses that net.c has
+ *   job=exits  what each way out of the guest costs; those through a device where there is a
+ *              virtio-rng. "ways": [{way, n, least_us, lat_us}], see exits.c
  *
- * and for all that have a device: time=5 (s) or time_ms=, wait=poll|irq, indirect=1, event_idx=1
- * (0: not negotiated), seed=1, dev=0 (which of the devices of that kind). Where the processor that
- * polls is the host's only one, wait=irq.
+ *   for all that have a device:
+ *     time=5   seconds; time_ms= milliseconds
+ *     wait=    poll or irq; irq where the processor that polls is the host's only one
+ *     indirect=1, event_idx=1: 0 is not to negotiate it
+ *     seed=1
+ *     dev=0    which of the devices of that kind
  *
  * What comes out is one JSON object in a line of its own on COM1: the parameters in use, and
  *
- *   ops, bytes, seconds (by TSC; tsc_hz and tsc_from say how fast that is, and who told)
- *   lat_us {mean p50 p90 p99 p99.9 max}, within 3 %
- *   kicks, interrupts, errors; verified and mismatches (blocks); transport, queue_size
+ *   ops (in the time given), served (all), bytes (of ops), seconds (by TSC; tsc_hz and tsc_from
+ *   say how fast that is, and who told), lat_us {mean p50 p90 p99 p99.9 max} (within 3 %), kicks,
+ *   interrupts, errors, verified and mismatches (blocks or frames), transport, queue_size
  *
  * or {"error": "..."}. Bytes written to port 0x4b52 mark the first instruction, ring 3, and the
- * end. It ends by ACPI's S5, where there is none by a triple fault (QEMU needs -no-reboot to leave
- * then).
+ * end (entry.h). It ends by ACPI's S5, and where there is none by a triple fault (QEMU needs
+ * -no-reboot to leave then).
  *
  * All its work is done in ring 3, which runs at the processor's speed even where a KVM emulates
  * ring 0; all memory, its own page tables too, and all ports are open to it. There is one
@@ -156,6 +174,8 @@ static const struct {
 } jobs[] = {
 	{ "boot", NULL },
 	{ "disk", disk_job },
+	{ "net", net_job },
+	{ "exits", exits_job },
 };
 
 void guest_main(const struct hvm_start_info *info)

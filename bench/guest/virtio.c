@@ -87,12 +87,16 @@ enum {
 #define DESC_F_INDIRECT 4
 
 /* Local and I/O APIC (SDM vol. 3 §10.8.5, §10.9; 82093AA §3). */
-#define LAPIC_SVR     0xfee000f0
-#define LAPIC_EOI     0xfee000b0
-#define SVR_ON        0x1ff
-#define IOAPIC        0xfec00000
-#define IOAPIC_SECOND 0xfec10000 /* QEMU microvm: GSIs from 24 on */
-#define IOAPIC_PINS   24
+#define LAPIC_SVR       0xfee000f0
+#define LAPIC_EOI       0xfee000b0
+#define LAPIC_ICR       0xfee00300
+#define SVR_ON          0x1ff
+#define ICR_SELF        0x40000
+#define PIC_MASTER_MASK 0x21
+#define PIC_SLAVE_MASK  0xa1
+#define IOAPIC          0xfec00000
+#define IOAPIC_SECOND   0xfec10000 /* QEMU microvm: GSIs from 24 on */
+#define IOAPIC_PINS     24
 
 static uint32_t config_get(uint32_t address, unsigned reg)
 {
@@ -227,10 +231,15 @@ static bool mmio_find(struct device *device, unsigned id, unsigned nth)
 	return false;
 }
 
-void device_find(struct device *device, unsigned id, unsigned nth)
+bool device_find(struct device *device, unsigned id, unsigned nth)
 {
 	*device = (struct device){ .id = id };
-	if (!mmio_find(device, id, nth) && !pci_find(device, id, nth))
+	return mmio_find(device, id, nth) || pci_find(device, id, nth);
+}
+
+void device_need(struct device *device, unsigned id)
+{
+	if (!device_find(device, id, (unsigned)job_number("dev", 0)))
 		guest_fail(
 		        "the device that the job needs is not there, on PCI bus 0 or virtio_mmio");
 }
@@ -278,7 +287,7 @@ static void ioapic_route(unsigned gsi)
 
 static void interrupts_start(struct device *device)
 {
-	mmio_set32(LAPIC_SVR, SVR_ON);
+	lapic_start();
 	if (device->mmio) {
 		ioapic_route(device->gsi);
 		return;
@@ -461,7 +470,24 @@ void device_wait(struct device *device)
 		mmio_set32(device->common + MMIO_INTERRUPT_ACK,
 		           mmio_get32(device->common + MMIO_INTERRUPT_STATUS));
 	if (interrupts != before)
-		mmio_set32(LAPIC_EOI, 0);
+		lapic_end();
+}
+
+void lapic_start(void)
+{
+	outb(PIC_MASTER_MASK, 0xff); /* firmware has left the timer running */
+	outb(PIC_SLAVE_MASK, 0xff);
+	mmio_set32(LAPIC_SVR, SVR_ON);
+}
+
+void lapic_end(void)
+{
+	mmio_set32(LAPIC_EOI, 0);
+}
+
+void lapic_interrupt_self(void)
+{
+	mmio_set32(LAPIC_ICR, ICR_SELF | VECTOR_DEVICE);
 }
 
 void device_print(const struct device *device, const struct queue *queue, unsigned n)

@@ -67,9 +67,10 @@ struct queue {
 	uint64_t kicks;
 };
 
-/* Find the @nth device of type @id, on PCI or named by virtio_mmio.device=; ends the guest if none.
- */
-void device_find(struct device *device, unsigned id, unsigned nth);
+/* Find the @nth device of type @id, on PCI or named by virtio_mmio.device=. */
+bool device_find(struct device *device, unsigned id, unsigned nth);
+/* The one that the job names, or the end of the guest. */
+void device_need(struct device *device, unsigned id);
 
 /*
  * Reset it and negotiate @wanted, the two ring features (unless the job switches them off) and
@@ -89,6 +90,11 @@ void queue_init(struct queue *queue, struct device *device, uint16_t index, unsi
                 const struct segment *segment, unsigned n);
 /* How many slots it can have. */
 unsigned queue_room(struct device *device, uint16_t index, unsigned segments);
+
+/* The local APIC: interrupts come in, the last one is over, send one to oneself. */
+void lapic_start(void);
+void lapic_end(void);
+void lapic_interrupt_self(void);
 
 /* Wait for interrupts of devices that were started with them; then acknowledge. */
 void device_wait(struct device *device);
