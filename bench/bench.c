@@ -105,9 +105,9 @@ static int result_status(const struct bench_run *run, const char *what)
 	return STATUS_OK;
 }
 
-/* A bench of a device: run, print, judge. */
+/* A bench of a device: run, print under @title, judge. */
 static int device_bench(const struct options *options, struct bench_run *run, const char *bench,
-                        const char *target)
+                        const char *target, const char *title)
 {
 	struct bench_result result;
 	char what[512];
@@ -124,7 +124,7 @@ static int device_bench(const struct options *options, struct bench_run *run, co
 			bench_result_json(&result, stdout);
 			printf(", \"cpu_us\": %.0f, \"guest\": %s}\n", run->cpu_us, run->guest);
 		} else {
-			printf("%s\n", run->title);
+			printf("%s\n", title);
 			bench_result_text(&result, stdout);
 		}
 		status = result_status(run, what);
@@ -150,7 +150,7 @@ static int bench_disk(const struct options *options)
 		.memory_mib = MEMORY_MIB + 2 * depth * options->block_size / MIB,
 		.args = { "--dev", options->dev, "--rng", "off", "--disk", disk },
 		.expect_ns = options->time,
-		.title = title,
+		.title = "disk",
 	};
 
 	if (options->disks.n != 1)
@@ -177,7 +177,7 @@ static int bench_disk(const struct options *options)
 	         "disk %s: %s of %llu bytes, %llu in flight, %llu queue%s, %s", path, op,
 	         N(options->block_size), N(depth), N(options->queues),
 	         options->queues > 1 ? "s" : "", options->wait ? "by interrupt" : "polling");
-	return device_bench(options, &run, "disk", path);
+	return device_bench(options, &run, "disk", path, title);
 }
 
 /* NAME of [tap=]NAME[,OPTION...]. */
@@ -198,7 +198,7 @@ static int bench_net(const struct options *options)
 		.memory_mib = 2 * MEMORY_MIB + 2 * depth * options->frame_size / MIB,
 		.args = { "--dev", options->dev, "--rng", "off", "--net", NULL },
 		.expect_ns = options->time,
-		.title = title,
+		.title = "net",
 	};
 	pid_t pid = 0;
 	int status;
@@ -221,7 +221,7 @@ static int bench_net(const struct options *options)
 		if (pid < 0)
 			return STATUS_FAILED;
 	}
-	status = device_bench(options, &run, "net", name);
+	status = device_bench(options, &run, "net", name, title);
 	if (pid)
 		bench_peer_stop(pid);
 	return status;

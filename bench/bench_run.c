@@ -22,7 +22,7 @@
 
 #define SLACK_NSEC  30000000000ull
 #define OUTPUT_MAX  (1 << 20)
-#define PROGRESS_MS 200
+#define PROGRESS_MS 1000
 
 /* guest.S */
 extern const char bench_guest[];
