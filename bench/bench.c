@@ -6,10 +6,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/utsname.h>
+#include <time.h>
 
 #include "bench/bench.h"
 #include "bench/bench_json.h"
 #include "bench/bench_net.h"
+#include "bench/bench_plain.h"
 #include "bench/bench_result.h"
 #include "bench/bench_run.h"
 #include "core/main.h"
@@ -30,10 +32,11 @@ static const char *const waits[] = { "poll", "irq" };
 static const struct {
 	const char *name;
 	enum bench_peer peer;
+	enum bench_plain_op plain;
 } net_ops[] = {
-	{ "tx", BENCH_PEER_NONE },
-	{ "rx", BENCH_PEER_SEND },
-	{ "rr", BENCH_PEER_ECHO },
+	{ "tx", BENCH_PEER_NONE, BENCH_PLAIN_TX },
+	{ "rx", BENCH_PEER_SEND, BENCH_PLAIN_RX },
+	{ "rr", BENCH_PEER_ECHO, BENCH_PLAIN_RR },
 };
 
 /* One line for the user; returns the exit status. */
@@ -91,25 +94,40 @@ static int run_status(const struct bench_run *run, const char *what)
 	return STATUS_OK;
 }
 
-/* Wrong data is a failure, whatever its speed. */
-static int result_status(const struct bench_run *run, const char *what)
-{
-	double errors = json_number(run->guest, "errors");
-	double mismatches = json_number(run->guest, "mismatches");
+/* What was told of a run. */
+struct bench_told {
+	const char *guest, *stats, *timings;
+	double cpu_us;
+};
 
-	if (errors > 0)
-		return bench_fail(STATUS_FAILED, "%s: %.0f requests failed", what, errors);
-	if (mismatches > 0)
-		return bench_fail(STATUS_FAILED, "%s: %.0f of what was compared is wrong", what,
-		                  mismatches);
+/* Print under @title, and judge. */
+static int result_print(const struct options *options, const char *bench, const char *target,
+                        const char *title, const struct bench_told *told)
+{
+	struct bench_result result;
+
+	bench_result(&result, told->guest, told->stats, told->timings, told->cpu_us);
+	if (options->json) {
+		json_head(bench, target);
+		bench_result_json(&result, stdout);
+		printf(", \"cpu_us\": %.0f, \"guest\": %s}\n", told->cpu_us, told->guest);
+	} else {
+		printf("%s\n", title);
+		bench_result_text(&result, stdout);
+	}
+	if (result.errors > 0)
+		return bench_fail(STATUS_FAILED, "%s %s: %.0f requests failed", bench, target,
+		                  result.errors);
+	if (result.mismatches > 0) /* a failure, whatever its speed */
+		return bench_fail(STATUS_FAILED, "%s %s: %.0f of what was compared is wrong", bench,
+		                  target, result.mismatches);
 	return STATUS_OK;
 }
 
-/* A bench of a device: run, print under @title, judge. */
+/* A bench of a device: run, print, judge. */
 static int device_bench(const struct options *options, struct bench_run *run, const char *bench,
                         const char *target, const char *title)
 {
-	struct bench_result result;
 	char what[512];
 	int status;
 
@@ -117,18 +135,10 @@ static int device_bench(const struct options *options, struct bench_run *run, co
 		return STATUS_FAILED;
 	snprintf(what, sizeof(what), "%s %s", bench, target);
 	status = run_status(run, what);
-	if (!status) {
-		bench_result(&result, run->guest, run->stats, run->timings, run->cpu_us);
-		if (options->json) {
-			json_head(bench, target);
-			bench_result_json(&result, stdout);
-			printf(", \"cpu_us\": %.0f, \"guest\": %s}\n", run->cpu_us, run->guest);
-		} else {
-			printf("%s\n", title);
-			bench_result_text(&result, stdout);
-		}
-		status = result_status(run, what);
-	}
+	if (!status)
+		status = result_print(
+		        options, bench, target, title,
+		        &(struct bench_told){ run->guest, run->stats, run->timings, run->cpu_us });
 	bench_run_fini(run);
 	return status;
 }
@@ -187,44 +197,85 @@ static const char *tap_of(const char *net, char *name, size_t len)
 	return name;
 }
 
-static int bench_net(const struct options *options)
+/* Without a guest. */
+static int plain_net(const struct options *options, const char *name, const char *title)
+{
+	char guest[BENCH_PLAIN_MAX], stats[BENCH_PLAIN_MAX];
+
+	if (bench_plain(net_ops[options->op].plain, options->nets.value[0],
+	                (uint32_t)options->frame_size, options->time, guest, stats))
+		return STATUS_FAILED;
+	return result_print(
+	        options, "plain", name, title,
+	        &(struct bench_told){ guest, stats, "{}", json_number(stats, "cpu_us/all") });
+}
+
+/* With one. */
+static int guest_net(const struct options *options, const char *name, const char *title)
 {
 	const char *op = net_ops[options->op].name;
-	enum bench_peer peer = net_ops[options->op].peer;
-	uint64_t depth = peer == BENCH_PEER_ECHO ? 1 : options->depth ? options->depth : NET_DEPTH;
-	char job[1024], name[64], title[512];
+	uint64_t depth = options->depth ? options->depth : NET_DEPTH;
+	char job[1024];
 	struct bench_run run = {
 		.cmdline = job,
 		.memory_mib = 2 * MEMORY_MIB + 2 * depth * options->frame_size / MIB,
-		.args = { "--dev", options->dev, "--rng", "off", "--net", NULL },
+		.args = { "--dev", options->dev, "--rng", "off", "--net", options->nets.value[0] },
 		.expect_ns = options->time,
 		.title = "net",
 	};
-	pid_t pid = 0;
-	int status;
-
-	if (options->nets.n != 1)
-		return bench_fail(STATUS_USAGE, "net: give one --net tap=NAME");
-	if (peer == BENCH_PEER_ECHO && options->frame_size > 1514)
-		return bench_fail(STATUS_USAGE, "net: --op rr takes frames of at most 1514 bytes");
-	run.args[5] = options->nets.value[0];
-	tap_of(options->nets.value[0], name, sizeof(name));
 
 	snprintf(job, sizeof(job),
 	         "job=net op=%s size=%llu depth=%llu time_ms=%llu wait=%s verify=%d %s", op,
 	         N(options->frame_size), N(depth), N(options->time / 1000000), waits[options->wait],
 	         options->verify, options->job ? options->job : "");
-	snprintf(title, sizeof(title), "net %s: %s, frames of %llu bytes, %s", name, op,
-	         N(options->frame_size), options->wait ? "by interrupt" : "polling");
+	return device_bench(options, &run, "net", name, title);
+}
+
+static int bench_net(const struct options *options)
+{
+	enum bench_peer peer = net_ops[options->op].peer;
+	char name[64], title[512];
+	pid_t pid = 0;
+	int status;
+
+	if (options->nets.n != 1)
+		return bench_fail(STATUS_USAGE, "net: give one --net tap=NAME");
+	if (peer == BENCH_PEER_ECHO && options->frame_size > BENCH_FRAME_MAX)
+		return bench_fail(STATUS_USAGE, "net: --op rr takes frames of at most 1514 bytes");
+	tap_of(options->nets.value[0], name, sizeof(name));
+	snprintf(title, sizeof(title), "net %s: %s, frames of %llu bytes, %s", name,
+	         net_ops[options->op].name, N(options->frame_size),
+	         options->plain  ? "a plain loop and no guest"
+	         : options->wait ? "by interrupt"
+	                         : "polling");
 	if (peer != BENCH_PEER_NONE) {
 		pid = bench_peer_start(peer, name, (uint32_t)options->frame_size);
 		if (pid < 0)
 			return STATUS_FAILED;
 	}
-	status = device_bench(options, &run, "net", name, title);
+	status = options->plain ? plain_net(options, name, title) : guest_net(options, name, title);
 	if (pid)
 		bench_peer_stop(pid);
 	return status;
+}
+
+static int bench_peer(const struct options *options)
+{
+	char name[64];
+	pid_t pid;
+
+	if (options->nets.n != 1)
+		return bench_fail(STATUS_USAGE, "peer: give one --net NAME");
+	tap_of(options->nets.value[0], name, sizeof(name));
+	pid = bench_peer_start(options->op ? BENCH_PEER_ECHO : BENCH_PEER_SEND, name,
+	                       (uint32_t)options->frame_size);
+	if (pid < 0)
+		return STATUS_FAILED;
+	nanosleep(&(struct timespec){ (time_t)(options->time / 1000000000),
+	                              (long)(options->time % 1000000000) },
+	          NULL);
+	bench_peer_stop(pid);
+	return STATUS_OK;
 }
 
 static void exits_text(const char *guest)
@@ -385,6 +436,8 @@ int main_bench(const struct options *options)
 		return bench_disk(options);
 	case COMMAND_BENCH_NET:
 		return bench_net(options);
+	case COMMAND_BENCH_PEER:
+		return bench_peer(options);
 	case COMMAND_BENCH_EXITS:
 		return bench_exits(options);
 	case COMMAND_BENCH_BOOT:

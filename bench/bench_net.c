@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
-#include <linux/virtio_net.h>
 #include <net/if.h>
 #include <signal.h>
 #include <stdio.h>
@@ -24,8 +23,6 @@
 #include "core/main.h"
 
 #define BATCH        64
-#define FRAME_LONG   65549
-#define FRAME_MAX    1514 /* longer ones are TCP segments to be cut */
 #define TCP_LEN      (ETH_HLEN + 20 + 20)
 #define SEGMENT      1448
 #define FULL_NSEC    50000 /* until a full interface is tried again */
@@ -73,12 +70,6 @@ static int interface_wait(int fd, const char *name)
 	return 0;
 }
 
-/* What is sent: a header for the interface (PACKET_VNET_HDR), and the frame. */
-struct frame {
-	struct virtio_net_hdr hdr;
-	uint8_t bytes[FRAME_LONG];
-};
-
 static uint16_t sum16(const uint8_t *at, unsigned len)
 {
 	uint32_t sum = 0;
@@ -96,7 +87,7 @@ static void put16(uint8_t *at, unsigned value)
 }
 
 /* IPv4 and TCP as far as a cut needs them (RFC 791, RFC 9293). */
-static void tcp_write(struct frame *frame, uint32_t size)
+static void tcp_write(struct bench_frame *frame, uint32_t size)
 {
 	static const uint8_t addresses[] = { 192, 0, 2, 2, 192, 0, 2, 1 }; /* RFC 5737 */
 	uint8_t *ip = frame->bytes + ETH_HLEN;
@@ -114,36 +105,45 @@ static void tcp_write(struct frame *frame, uint32_t size)
 	tcp[12] = 5 << 4;
 	tcp[13] = 0x10; /* ACK */
 	put16(frame->bytes + 12, ETH_P_IP);
-	frame->hdr = (struct virtio_net_hdr){
-		.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM,
-		.gso_type = VIRTIO_NET_HDR_GSO_TCPV4,
-		.hdr_len = TCP_LEN,
-		.gso_size = SEGMENT,
-		.csum_start = ETH_HLEN + 20,
-		.csum_offset = 16,
-	};
+	frame->hdr =
+	        (struct virtio_net_hdr_mrg_rxbuf){ .hdr = {
+		                                           .flags = VIRTIO_NET_HDR_F_NEEDS_CSUM,
+		                                           .gso_type = VIRTIO_NET_HDR_GSO_TCPV4,
+		                                           .hdr_len = TCP_LEN,
+		                                           .gso_size = SEGMENT,
+		                                           .csum_start = ETH_HLEN + 20,
+		                                           .csum_offset = 16,
+		                                   } };
 }
 
-static void frame_write(struct frame *frame, uint32_t size)
+void bench_frame_write(struct bench_frame *frame, uint32_t size, bool to_host)
 {
-	*frame = (struct frame){ 0 };
+	*frame = (struct bench_frame){ 0 };
 	for (uint32_t i = ETH_HLEN; i < size; i++)
 		frame->bytes[i] = (uint8_t)(i * 7 + 1);
-	memcpy(frame->bytes, mac_guest, ETH_ALEN);
-	memcpy(frame->bytes + ETH_ALEN, mac_host, ETH_ALEN);
+	memcpy(frame->bytes, to_host ? mac_host : mac_guest, ETH_ALEN);
+	memcpy(frame->bytes + ETH_ALEN, to_host ? mac_guest : mac_host, ETH_ALEN);
 	put16(frame->bytes + 12, ETHERTYPE);
-	if (size > FRAME_MAX)
+	if (size > BENCH_FRAME_MAX)
 		tcp_write(frame, size);
+}
+
+bool bench_frame_is_in(const struct bench_frame *frame)
+{
+	return !memcmp(frame->bytes, mac_guest, ETH_ALEN);
 }
 
 /* For ever; an interface that goes away is the end. */
 static void send_all(int fd, uint32_t size)
 {
-	static struct frame frame;
-	struct iovec iov = { &frame, sizeof(frame.hdr) + size };
+	static struct bench_frame frame;
+	/* A packet socket's header has no num_buffers, which is the last of a tap's. */
+	const size_t skip = sizeof(frame.hdr) - sizeof(struct virtio_net_hdr);
+	struct iovec iov = { (uint8_t *)&frame + skip, sizeof(frame.hdr) - skip + size };
 	struct mmsghdr batch[BATCH];
 
-	frame_write(&frame, size);
+	bench_frame_write(&frame, size, false);
+	memmove((uint8_t *)&frame + skip, &frame, sizeof(frame.hdr) - skip);
 	memset(batch, 0, sizeof(batch));
 	for (unsigned i = 0; i < BATCH; i++)
 		batch[i].msg_hdr = (struct msghdr){ .msg_iov = &iov, .msg_iovlen = 1 };
@@ -158,7 +158,7 @@ static void send_all(int fd, uint32_t size)
 
 static void echo_all(int fd)
 {
-	static uint8_t bytes[FRAME_LONG];
+	static uint8_t bytes[BENCH_FRAME_LONG];
 
 	for (;;) {
 		ssize_t n = recv(fd, bytes, sizeof(bytes), 0);

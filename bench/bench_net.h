@@ -7,8 +7,25 @@
 #ifndef BENCH_BENCH_NET_H
 #define BENCH_BENCH_NET_H
 
+#include <linux/virtio_net.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
+
+#define BENCH_FRAME_MAX  1514 /* longer ones are TCP segments to be cut */
+#define BENCH_FRAME_LONG 65549
+
+/* A frame as a tap has it. */
+struct bench_frame {
+	struct virtio_net_hdr_mrg_rxbuf hdr;
+	uint8_t bytes[BENCH_FRAME_LONG];
+};
+
+/* One of @size bytes, from whom is behind the tap to the host, or from the host. */
+void bench_frame_write(struct bench_frame *frame, uint32_t size, bool to_host);
+
+/* Whether it is from the host and of the bench. */
+bool bench_frame_is_in(const struct bench_frame *frame);
 
 enum bench_peer {
 	BENCH_PEER_NONE,

@@ -86,10 +86,11 @@ void bench_result_text(const struct bench_result *result, FILE *out)
 {
 	for (size_t i = 0; i < ROWS; i++) {
 		double value = value_of(result, &rows[i]) * rows[i].scale;
-		bool optional = rows[i].field == FIELD(errors) ||
-		                rows[i].field == FIELD(verified) ||
-		                (rows[i].field == FIELD(mismatches) && result->verified == 0) ||
-		                (rows[i].field >= FIELD(mean) && rows[i].field <= FIELD(max));
+		size_t field = rows[i].field;
+		bool optional = field == FIELD(errors) || field == FIELD(verified) ||
+		                (field == FIELD(mismatches) && result->verified == 0) ||
+		                (field >= FIELD(mean) && field <= FIELD(max)) ||
+		                (field >= FIELD(enters) && result->enters == 0);
 
 		if (rows[i].label && (value != 0 || !optional))
 			fprintf(out, value >= 100 ? "  %-36s %12.0f\n" : "  %-36s %12.3g\n",

@@ -49,6 +49,7 @@ int main(int argc, char **argv)
 		return main_probe(&options);
 	case COMMAND_BENCH_DISK:
 	case COMMAND_BENCH_NET:
+	case COMMAND_BENCH_PEER:
 	case COMMAND_BENCH_EXITS:
 	case COMMAND_BENCH_BOOT:
 		return main_bench(&options);

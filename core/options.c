@@ -139,7 +139,17 @@ static const struct option_row table[] = {
 	  KIND_NUMBER, FIELD(depth), .min = 1, .max = 1024 },
 	{ 0, "verify", NULL, "compare what comes in (rx, rr)", COMMAND_BENCH_NET, KIND_FLAG,
 	  FIELD(verify) },
+	{ 0, "plain", NULL, "no guest: a plain loop of system calls on that tap, to compare",
+	  COMMAND_BENCH_NET, KIND_FLAG, FIELD(plain) },
 	BENCH_ROWS(COMMAND_BENCH_NET),
+
+	{ 't', "net", "NAME", "the tap's interface; it need not be there yet", COMMAND_BENCH_PEER,
+	  KIND_LIST, FIELD(nets) },
+	{ 0, "op", "rx|rr", "send frames into it; answer those that come out (rx)",
+	  COMMAND_BENCH_PEER, KIND_CHOICE, FIELD(op) },
+	{ 0, "size", "BYTES", "a frame, as for bench net (64)", COMMAND_BENCH_PEER, KIND_NUMBER,
+	  FIELD(frame_size), .min = 60, .max = 65549 },
+	BENCH_TIME(COMMAND_BENCH_PEER),
 
 	BENCH_TIME(COMMAND_BENCH_EXITS),
 	BENCH_JSON(COMMAND_BENCH_EXITS),
@@ -224,6 +234,11 @@ static void print_help(enum command command)
 		break;
 	case COMMAND_BENCH_NET:
 		printf("kring bench net: load a tap from a guest that does nothing else.\n\n");
+		print_rows(command, stdout);
+		break;
+	case COMMAND_BENCH_PEER:
+		printf("kring bench peer: the host's end of bench net, for another monitor's "
+		       "guest.\n\n");
 		print_rows(command, stdout);
 		break;
 	case COMMAND_BENCH_EXITS:
@@ -479,6 +494,7 @@ static const struct command_word {
 }, benches[] = {
 	{ "disk", COMMAND_BENCH_DISK, "bench disk" },
 	{ "net", COMMAND_BENCH_NET, "bench net" },
+	{ "peer", COMMAND_BENCH_PEER, "bench peer" },
 	{ "exits", COMMAND_BENCH_EXITS, "bench exits" },
 	{ "boot", COMMAND_BENCH_BOOT, "bench boot" },
 	{ "--help", COMMAND_HELP, NULL },
@@ -516,7 +532,7 @@ static const struct command_word *command_find(int *argc, char ***argv, char *wh
 	found = *argc < 2 ? NULL : word_find(WORDS(benches), *++*argv);
 	if (!found)
 		snprintf(why, WHY_MAX,
-		         "say what to bench: disk, net, exits or boot; see kring --help");
+		         "say what to bench: disk, net, peer, exits or boot; see kring --help");
 	--*argc;
 	return found;
 }

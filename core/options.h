@@ -26,6 +26,7 @@ enum command {
 	COMMAND_BENCH, /* of what is not said */
 	COMMAND_BENCH_DISK,
 	COMMAND_BENCH_NET,
+	COMMAND_BENCH_PEER,
 	COMMAND_BENCH_EXITS,
 	COMMAND_BENCH_BOOT,
 	COMMAND_HELP,
@@ -73,6 +74,7 @@ struct options {
 	uint64_t wait;   /* index: poll, irq */
 	const char *job; /* NULL: nothing more */
 	struct option_list kernels;
+	bool plain;
 	bool verify;
 	bool destroy;
 };

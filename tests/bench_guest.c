@@ -297,6 +297,16 @@ static char *shell(const char *command, int *status)
 	return text;
 }
 
+/* The guest's ELF, as a file for who can open it by /proc. */
+static int guest_open(void)
+{
+	int guest = memfd_create("guest", 0);
+
+	assert_true(guest >= 0);
+	assert_int_equal(write(guest, bench_guest, bench_guest_len), bench_guest_len);
+	return guest;
+}
+
 static char *kring(int *status, const char *format, ...)
 {
 	char command[2 * PATH_MAX], *end = command + snprintf(command, PATH_MAX, "%s ", self);
@@ -360,6 +370,40 @@ static void commands(void **state)
 	close(image.fd);
 }
 
+/* The frames, with a guest and without. */
+static void net_commands(void **state)
+{
+	static const char *const ops[] = { "tx", "rx", "rr" };
+	char *text;
+	int status;
+
+	(void)state;
+	WHERE_KVM_IS;
+	WHERE_TAPS_ARE;
+	for (unsigned i = 0; i < 6; i++) {
+		text = kring(&status,
+		             "bench net -t tap=" TAP " --op %s --size 1000 --time 0.1 --json %s",
+		             ops[i / 2], i % 2 ? "--plain" : "");
+		assert_int_equal(status, STATUS_OK);
+		assert_true(json_number(text, "bytes_per_s") ==
+		            json_number(text, "requests_per_s") * 1000);
+		assert_true(json_number(text, "per_request/io_cpu_us") > 0);
+		free(text);
+	}
+	text = kring(&status, "bench net -t " TAP " --op rr --size 2000 2>&1");
+	assert_int_equal(status, STATUS_USAGE);
+	free(text);
+
+	/* The host's end alone, and the guest alone. */
+	text = kring(&status,
+	             "bench peer -t " TAP " --op rr --time 3 & %s boot -t " TAP
+	             " -k /proc/%d/fd/%d -p 'job=net op=rr time_ms=100 verify=1'; wait",
+	             self, (int)getpid(), guest_open());
+	assert_int_equal(status, STATUS_OK);
+	expect_good(&(struct bench_run){ .guest = strchr(text, '{'), .cmdline = "peer" }, true);
+	free(text);
+}
+
 /* The same file under another monitor, with and without its firmware's help; no KVM is needed. */
 static void under_qemu(void **state)
 {
@@ -371,7 +415,7 @@ static void under_qemu(void **state)
 	static const char *const jobs[] = { "job=disk op=randwrite wait=poll",
 		                            "job=disk op=write wait=irq" };
 	struct image image;
-	int guest = memfd_create("guest", 0);
+	int guest = guest_open();
 
 	(void)state;
 	if (system("qemu-system-x86_64 --version >/dev/null 2>&1")) {
@@ -379,7 +423,6 @@ static void under_qemu(void **state)
 		skip();
 	}
 	image_make(&image);
-	assert_int_equal(write(guest, bench_guest, bench_guest_len), bench_guest_len);
 	for (unsigned i = 0; i < 2; i++)
 		for (unsigned j = 0; j < 2; j++) {
 			char command[1024], *text, *line;
@@ -435,7 +478,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test(boots),      cmocka_unit_test(disk_ops),
 		cmocka_unit_test(wrong_data), cmocka_unit_test(mistakes),
 		cmocka_unit_test(net_ops),    cmocka_unit_test(exits),
-		cmocka_unit_test(commands),   cmocka_unit_test(under_qemu),
+		cmocka_unit_test(commands),   cmocka_unit_test(net_commands),
+		cmocka_unit_test(under_qemu),
 	};
 
 	if (argc > 1)
