@@ -149,44 +149,62 @@ static void path_of(const char *disk, char *path, size_t len)
 	snprintf(path, len, "%.*s", (int)strcspn(disk, ","), disk);
 }
 
-static int bench_disk(const struct options *options)
+/* What is wrong with the command line, or STATUS_OK. */
+static int disk_refuse(const struct options *options, uint64_t depth)
 {
 	const char *op = disk_ops[options->op];
-	bool writes = strstr(op, "write");
-	uint64_t depth = options->depth ? options->depth : DISK_DEPTH;
-	char job[1024], disk[512], path[256], title[512];
-	struct bench_run run = {
-		.cmdline = job,
-		.memory_mib = MEMORY_MIB + 2 * depth * options->block_size / MIB,
-		.args = { "--dev", options->dev, "--rng", "off", "--disk", disk },
-		.expect_ns = options->time,
-		.title = "disk",
-	};
 
-	if (options->disks.n != 1)
-		return bench_fail(STATUS_USAGE, "disk: give one --disk PATH");
-	path_of(options->disks.value[0], path, sizeof(path));
-	if (writes && !options->destroy)
+	if (!options->disks.n)
+		return bench_fail(STATUS_USAGE, "disk: give a --disk PATH");
+	if (strstr(op, "write") && !options->destroy)
 		return bench_fail(STATUS_USAGE,
 		                  "disk %s: --op %s overwrites it; if that is meant, say --destroy",
-		                  path, op);
+		                  options->disks.value[0], op);
 	if (options->block_size % 512)
 		return bench_fail(STATUS_USAGE, "disk: --bs %llu: must be a multiple of 512",
 		                  N(options->block_size));
-	if (options->queues > depth)
-		return bench_fail(STATUS_USAGE, "disk: --depth must be at least --queues");
+	if (options->queues * options->disks.n > depth)
+		return bench_fail(STATUS_USAGE, "disk: --depth must be at least --queues, of all "
+		                                "disks together");
+	return STATUS_OK;
+}
 
-	snprintf(disk, sizeof(disk), "%s,queues=%llu%s", options->disks.value[0],
-	         N(options->queues), writes ? "" : ",readonly");
+static int bench_disk(const struct options *options)
+{
+	const char *op = disk_ops[options->op];
+	uint64_t depth = options->depth ? options->depth : DISK_DEPTH;
+	char job[1024], disk[OPTION_LIST_MAX][512], path[256], title[512], queues[32] = "";
+	struct bench_run run = {
+		.cmdline = job,
+		.memory_mib = MEMORY_MIB + 2 * depth * options->block_size / MIB,
+		.args = { "--dev", options->dev, "--rng", "off" },
+		.expect_ns = options->time,
+		.title = "disk",
+	};
+	int status = disk_refuse(options, depth);
+
+	if (status)
+		return status;
+	if (options->queues > 1)
+		snprintf(queues, sizeof(queues), ",queues=%llu", N(options->queues));
+	for (unsigned i = 0; i < options->disks.n; i++) {
+		snprintf(disk[i], sizeof(disk[i]), "%s%s%s", options->disks.value[i], queues,
+		         strstr(op, "write") ? "" : ",readonly");
+		run.args[4 + 2 * i] = "--disk";
+		run.args[5 + 2 * i] = disk[i];
+	}
+	path_of(options->disks.value[0], path, sizeof(path));
 	snprintf(job, sizeof(job),
-	         "job=disk op=%s bs=%llu depth=%llu queues=%llu time_ms=%llu wait=%s verify=%d %s",
-	         op, N(options->block_size), N(depth), N(options->queues),
+	         "job=disk op=%s bs=%llu depth=%llu disks=%u queues=%llu time_ms=%llu wait=%s "
+	         "verify=%d %s",
+	         op, N(options->block_size), N(depth), options->disks.n, N(options->queues),
 	         N(options->time / 1000000), waits[options->wait], options->verify,
 	         options->job ? options->job : "");
 	snprintf(title, sizeof(title),
-	         "disk %s: %s of %llu bytes, %llu in flight, %llu queue%s, %s", path, op,
-	         N(options->block_size), N(depth), N(options->queues),
-	         options->queues > 1 ? "s" : "", options->wait ? "by interrupt" : "polling");
+	         "disk %s%s: %s of %llu bytes, %llu in flight, %llu queue%s, %s", path,
+	         options->disks.n > 1 ? " and others" : "", op, N(options->block_size), N(depth),
+	         N(options->queues), options->queues > 1 ? "s" : "",
+	         options->wait ? "by interrupt" : "polling");
 	return device_bench(options, &run, "disk", path, title);
 }
 

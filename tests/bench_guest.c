@@ -28,7 +28,6 @@
 
 #define SPAN (64 * 4096) /* of the disk, for what goes over all of it */
 #define DISK (1 << 20)
-#define TAP  "kringbench0"
 #define WHERE_KVM_IS                                                                               \
 	do {                                                                                       \
 		if (access("/dev/kvm", R_OK | W_OK)) {                                             \
@@ -48,6 +47,7 @@ extern const char bench_guest[];
 extern const uint64_t bench_guest_len;
 
 static char self[PATH_MAX];
+static char tap[16]; /* two of these tests may run at a time */
 
 /* A disk image; its path is good as long as this process lives. */
 struct image {
@@ -250,9 +250,9 @@ static void net_ops(void **state)
 
 		snprintf(cmdline, sizeof(cmdline), "%s time_ms=60", cases[i].cmdline);
 		if (cases[i].peer != BENCH_PEER_NONE)
-			peer = bench_peer_start(cases[i].peer, TAP, cases[i].size);
+			peer = bench_peer_start(cases[i].peer, tap, cases[i].size);
 		assert_true(peer >= 0);
-		run = job(cmdline, "--net", TAP);
+		run = job(cmdline, "--net", tap);
 		if (peer)
 			bench_peer_stop(peer);
 		expect_good(&run, cases[i].verified);
@@ -316,6 +316,39 @@ static char *kring(int *status, const char *format, ...)
 	vsnprintf(end, PATH_MAX, format, args);
 	va_end(args);
 	return shell(command, status);
+}
+
+/* Several at once: each gets what is its own. */
+static void several_disks(void **state)
+{
+	enum { DISKS = 3 };
+	struct image image[DISKS];
+	char command[1024] = "bench disk --op randwrite --destroy --verify --json --time 0.1 "
+	                     "--queues 2 --depth 24 --wait irq";
+	char *text;
+	int status;
+
+	(void)state;
+	WHERE_KVM_IS;
+	for (unsigned i = 0; i < DISKS; i++) {
+		size_t len = strlen(command);
+
+		image_make(&image[i]);
+		snprintf(command + len, sizeof(command) - len, " -d %s", image[i].path);
+	}
+	text = kring(&status, "%s", command);
+	assert_int_equal(status, STATUS_OK);
+	assert_true(json_number(text, "guest/disks") == DISKS);
+	assert_true(json_number(text, "verified") > 0);
+	free(text);
+	for (unsigned i = 0; i < DISKS; i++) {
+		uint64_t word = 0, at = 0;
+
+		for (; !word; at += 8) /* the first that was written */
+			assert_int_equal(pread(image[i].fd, &word, 8, (off_t)at), 8);
+		assert_true(word == pattern(at - 8 + ((uint64_t)i << 48), 1));
+		close(image[i].fd);
+	}
 }
 
 static void commands(void **state)
@@ -382,7 +415,7 @@ static void net_commands(void **state)
 	WHERE_TAPS_ARE;
 	for (unsigned i = 0; i < 6; i++) {
 		text = kring(&status,
-		             "bench net -t tap=" TAP " --op %s --size 1000 --time 0.1 --json %s",
+		             "bench net -t tap=%s --op %s --size 1000 --time 0.1 --json %s", tap,
 		             ops[i / 2], i % 2 ? "--plain" : "");
 		assert_int_equal(status, STATUS_OK);
 		assert_true(json_number(text, "bytes_per_s") ==
@@ -390,15 +423,15 @@ static void net_commands(void **state)
 		assert_true(json_number(text, "per_request/io_cpu_us") > 0);
 		free(text);
 	}
-	text = kring(&status, "bench net -t " TAP " --op rr --size 2000 2>&1");
+	text = kring(&status, "bench net -t %s --op rr --size 2000 2>&1", tap);
 	assert_int_equal(status, STATUS_USAGE);
 	free(text);
 
 	/* The host's end alone, and the guest alone. */
 	text = kring(&status,
-	             "bench peer -t " TAP " --op rr --time 3 & %s boot -t " TAP
-	             " -k /proc/%d/fd/%d -p 'job=net op=rr time_ms=100 verify=1'; wait",
-	             self, (int)getpid(), guest_open());
+	             "bench peer -t %s --op rr --time 3 & %s boot -t %s -k /proc/%d/fd/%d "
+	             "-p 'job=net op=rr time_ms=100 verify=1'; wait",
+	             tap, self, tap, (int)getpid(), guest_open());
 	assert_int_equal(status, STATUS_OK);
 	expect_good(&(struct bench_run){ .guest = strchr(text, '{'), .cmdline = "peer" }, true);
 	free(text);
@@ -475,16 +508,17 @@ static int act_as_kring(int argc, char **argv)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(boots),      cmocka_unit_test(disk_ops),
-		cmocka_unit_test(wrong_data), cmocka_unit_test(mistakes),
-		cmocka_unit_test(net_ops),    cmocka_unit_test(exits),
-		cmocka_unit_test(commands),   cmocka_unit_test(net_commands),
-		cmocka_unit_test(under_qemu),
+		cmocka_unit_test(boots),         cmocka_unit_test(disk_ops),
+		cmocka_unit_test(several_disks), cmocka_unit_test(wrong_data),
+		cmocka_unit_test(mistakes),      cmocka_unit_test(net_ops),
+		cmocka_unit_test(exits),         cmocka_unit_test(commands),
+		cmocka_unit_test(net_commands),  cmocka_unit_test(under_qemu),
 	};
 
 	if (argc > 1)
 		return act_as_kring(argc, argv);
 	if (readlink("/proc/self/exe", self, sizeof(self) - 1) < 0)
 		return 1;
+	snprintf(tap, sizeof(tap), "kb%d", (int)getpid());
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,6 @@
 /*
- * job=disk: reads or writes, so many in flight, for so long. See main.c for the parameters.
+ * job=disk: reads or writes, so many in flight, for so long. See main.c for the parameters. Queues
+ * are numbered over all disks: queue q is number q / ndisks of disk q % ndisks.
  */
 #include "bench/guest/virtio.h"
 
@@ -12,7 +13,8 @@
 #define VIRTIO_BLK_T_IN    0
 #define VIRTIO_BLK_T_OUT   1
 #define STATUS_NONE        0xff
-#define QUEUES_MAX         16
+#define QUEUES_MAX         64
+#define DISKS_MAX          16
 #define DRAIN_SECONDS      10
 #define BS_MAX             0x400000
 #define DEPTH_MAX          1024
@@ -29,48 +31,61 @@ struct request {
 
 #define HEADER_LEN 16
 
-struct disk {
+/* One device. */
+struct unit {
 	struct device device;
+	uint64_t next_block;
+	uint64_t *written; /* verify: a bit a block */
+};
+
+struct disk {
+	struct unit unit[DISKS_MAX];
 	struct queue queue[QUEUES_MAX];
 	struct request *request[QUEUES_MAX]; /* by slot */
 	uint8_t *data[QUEUES_MAX];
-	unsigned nqueues, depth;
+	unsigned ndisks, nqueues, depth;
 	bool write, random, verify, interrupts;
 	uint32_t bs;
-	uint64_t blocks, next_block, seed;
-	uint64_t *written; /* verify: a bit a block */
+	uint64_t blocks; /* of the smallest disk */
+	uint64_t seed;
 	struct xorshift random_state;
 	struct histogram *latency;
 	uint64_t in_flight, done, served, errors, verified, mismatches;
 };
 
-/* What a block holds: each word tells its place on the disk. */
-static uint64_t pattern(const struct disk *disk, uint64_t offset)
+static struct unit *unit_of(struct disk *disk, unsigned q)
 {
-	return (offset + disk->seed) * 0x9e3779b97f4a7c15ull;
+	return &disk->unit[q % disk->ndisks];
 }
 
-static void data_fill(const struct disk *disk, uint64_t block, uint64_t *data)
+/* What a block holds: each word tells its place, and on which disk. */
+static uint64_t pattern(const struct disk *disk, unsigned q, uint64_t offset)
 {
-	for (uint64_t i = 0; i < disk->bs; i += 8)
-		*data++ = pattern(disk, block * disk->bs + i);
+	return (offset + disk->seed + ((uint64_t)(q % disk->ndisks) << 48)) * 0x9e3779b97f4a7c15ull;
 }
 
-static bool data_is_right(const struct disk *disk, uint64_t block, const uint64_t *data)
+static void data_fill(const struct disk *disk, unsigned q, uint64_t block, uint64_t *data)
 {
 	for (uint64_t i = 0; i < disk->bs; i += 8)
-		if (*data++ != pattern(disk, block * disk->bs + i))
+		*data++ = pattern(disk, q, block * disk->bs + i);
+}
+
+static bool data_is_right(const struct disk *disk, unsigned q, uint64_t block, const uint64_t *data)
+{
+	for (uint64_t i = 0; i < disk->bs; i += 8)
+		if (*data++ != pattern(disk, q, block * disk->bs + i))
 			return false;
 	return true;
 }
 
-static uint64_t block_next(struct disk *disk)
+static uint64_t block_next(struct disk *disk, unsigned q)
 {
-	uint64_t block = disk->next_block;
+	struct unit *unit = unit_of(disk, q);
+	uint64_t block = unit->next_block;
 
 	if (disk->random)
 		return random_below(&disk->random_state, disk->blocks);
-	disk->next_block = block + 1 < disk->blocks ? block + 1 : 0;
+	unit->next_block = block + 1 < disk->blocks ? block + 1 : 0;
 	return block;
 }
 
@@ -85,8 +100,8 @@ static void request_offer(struct disk *disk, unsigned q, unsigned slot, uint64_t
 	request->block = block;
 	request->since = now;
 	if (disk->verify && disk->write) {
-		data_fill(disk, block, (uint64_t *)(disk->data[q] + (uint64_t)slot * disk->bs));
-		disk->written[block / 64] |= 1ull << block % 64;
+		data_fill(disk, q, block, (uint64_t *)(disk->data[q] + (uint64_t)slot * disk->bs));
+		unit_of(disk, q)->written[block / 64] |= 1ull << block % 64;
 	}
 	queue_offer(&disk->queue[q], (uint16_t)slot);
 }
@@ -99,7 +114,7 @@ static void request_check(struct disk *disk, unsigned q, unsigned slot)
 		disk->errors++;
 	} else if (disk->verify && !disk->write) {
 		disk->verified++;
-		if (!data_is_right(disk, request->block,
+		if (!data_is_right(disk, q, request->block,
 		                   (uint64_t *)(disk->data[q] + (uint64_t)slot * disk->bs)))
 			disk->mismatches++;
 	}
@@ -118,7 +133,7 @@ static unsigned queue_serve(struct disk *disk, unsigned q, uint64_t now, bool ag
 		histogram_add(disk->latency, now - disk->request[q][slot].since);
 		n++;
 		if (again)
-			request_offer(disk, q, (unsigned)slot, block_next(disk), now);
+			request_offer(disk, q, (unsigned)slot, block_next(disk, q), now);
 		else
 			disk->in_flight--;
 	}
@@ -141,7 +156,9 @@ static void disk_idle(struct disk *disk)
 	for (unsigned q = 0; q < disk->nqueues; q++)
 		ready |= queue_interrupts_on(&disk->queue[q]);
 	if (!ready)
-		device_wait(&disk->device);
+		interrupt_wait();
+	for (unsigned i = 0; i < disk->ndisks; i++)
+		device_acknowledge(&disk->unit[i].device);
 	for (unsigned q = 0; q < disk->nqueues; q++)
 		queue_interrupts_off(&disk->queue[q]);
 }
@@ -178,7 +195,9 @@ static uint64_t disk_load(struct disk *disk, uint64_t ticks)
 	uint64_t start = rdtsc(), now = start;
 
 	for (unsigned i = 0; i < disk->depth; i++) {
-		request_offer(disk, i % disk->nqueues, i / disk->nqueues, block_next(disk), now);
+		unsigned q = i % disk->nqueues;
+
+		request_offer(disk, q, i / disk->nqueues, block_next(disk, q), now);
 		disk->in_flight++;
 	}
 	for (unsigned q = 0; q < disk->nqueues; q++)
@@ -194,27 +213,29 @@ static uint64_t disk_load(struct disk *disk, uint64_t ticks)
 	return took;
 }
 
-/* The next block from @from on that was written, or the number of blocks. */
-static uint64_t written_next(const struct disk *disk, uint64_t from)
+/* The next block from @from on that was written to @unit, or the number of blocks. */
+static uint64_t written_next(const struct disk *disk, const struct unit *unit, uint64_t from)
 {
-	while (from < disk->blocks && !(disk->written[from / 64] >> from % 64 & 1))
+	while (from < disk->blocks && !(unit->written[from / 64] >> from % 64 & 1))
 		from++;
 	return from;
 }
 
-/* Read back all that was written, in rounds of what may be in flight. */
-static void disk_read_back(struct disk *disk)
+/* Read back all that was written to disk @d, in rounds of what may be in flight. */
+static void disk_read_back(struct disk *disk, unsigned d)
 {
-	uint64_t block = written_next(disk, 0);
+	const struct unit *unit = &disk->unit[d];
+	uint64_t block = written_next(disk, unit, 0);
 
 	while (block < disk->blocks) {
-		for (unsigned i = 0; i < disk->depth && block < disk->blocks; i++) {
-			request_offer(disk, i % disk->nqueues, i / disk->nqueues, block, rdtsc());
+		unsigned slots = disk->queue[d].nslots;
+
+		for (unsigned slot = 0; slot < slots && block < disk->blocks; slot++) {
+			request_offer(disk, d, slot, block, rdtsc());
 			disk->in_flight++;
-			block = written_next(disk, block + 1);
+			block = written_next(disk, unit, block + 1);
 		}
-		for (unsigned q = 0; q < disk->nqueues; q++)
-			queue_publish(&disk->queue[q]);
+		queue_publish(&disk->queue[d]);
 		disk_drain(disk);
 	}
 }
@@ -229,10 +250,13 @@ static void disk_options(struct disk *disk)
 	if (!disk->bs || disk->bs % SECTOR || disk->bs > BS_MAX)
 		guest_fail("bs is a multiple of 512, at most 4m");
 	disk->depth = (unsigned)job_number("depth", 32);
-	disk->nqueues = (unsigned)job_number("queues", 1);
+	disk->ndisks = (unsigned)job_number("disks", 1);
+	if (!disk->ndisks || disk->ndisks > DISKS_MAX)
+		guest_fail("disks is 1 to 16");
+	disk->nqueues = (unsigned)job_number("queues", 1) * disk->ndisks;
 	if (!disk->nqueues || disk->nqueues > QUEUES_MAX || disk->depth < disk->nqueues ||
 	    disk->depth > DEPTH_MAX)
-		guest_fail("queues is 1 to 16, depth from queues to 1024");
+		guest_fail("queues is 1 to 64 on all disks, depth from there to 1024");
 	disk->seed = job_number("seed", 1);
 	disk->random_state.state = disk->seed * 0x9e3779b97f4a7c15ull | 1;
 	disk->verify = job_number("verify", 0);
@@ -252,53 +276,59 @@ static void queue_make(struct disk *disk, unsigned q, unsigned nslots)
 		{ (uintptr_t)&disk->request[q]->status, sizeof(struct request), 1, DESC_F_WRITE },
 	};
 
-	queue_init(&disk->queue[q], &disk->device, (uint16_t)q, nslots, segments, 3);
+	queue_init(&disk->queue[q], &unit_of(disk, q)->device, (uint16_t)(q / disk->ndisks), nslots,
+	           segments, 3);
 	if (disk->queue[q].nslots < nslots)
 		guest_fail("depth is more than the device's queues hold (a third of it without "
 		           "indirect)");
 }
 
-static void disk_start(struct disk *disk)
+/* Start disk @d; returns its blocks. */
+static uint64_t unit_start(struct disk *disk, unsigned d)
 {
 	uint64_t features = FEATURE(VIRTIO_BLK_F_RO) | FEATURE(VIRTIO_BLK_F_FLUSH);
+	struct device *device = &disk->unit[d].device;
 	unsigned has = 1;
 
-	device_need(&disk->device, VIRTIO_ID_BLK);
-	device_start(&disk->device, features | FEATURE(VIRTIO_BLK_F_MQ), disk->interrupts);
-	if (disk->device.features & FEATURE(VIRTIO_BLK_F_MQ))
-		has = device_config16(&disk->device, CONFIG_NUM_QUEUES);
-	if (has < disk->nqueues)
+	device_need(device, VIRTIO_ID_BLK, d);
+	device_start(device, features | FEATURE(VIRTIO_BLK_F_MQ), disk->interrupts);
+	if (device->features & FEATURE(VIRTIO_BLK_F_MQ))
+		has = device_config16(device, CONFIG_NUM_QUEUES);
+	if (has < disk->nqueues / disk->ndisks)
 		guest_fail("the device has fewer queues than the job wants");
-	if (disk->write && disk->device.features & FEATURE(VIRTIO_BLK_F_RO))
+	if (disk->write && device->features & FEATURE(VIRTIO_BLK_F_RO))
 		guest_fail("the disk is read-only");
 
-	uint64_t bytes = device_config64(&disk->device, CONFIG_CAPACITY) * SECTOR;
+	uint64_t bytes = device_config64(device, CONFIG_CAPACITY) * SECTOR;
 	uint64_t span = job_number("span", bytes);
 
-	disk->blocks = (span < bytes ? span : bytes) / disk->bs;
+	return (span < bytes ? span : bytes) / disk->bs;
+}
+
+static void disk_start(struct disk *disk)
+{
+	disk->blocks = UINT64_MAX;
+	for (unsigned d = 0; d < disk->ndisks; d++) {
+		uint64_t blocks = unit_start(disk, d);
+
+		if (blocks < disk->blocks)
+			disk->blocks = blocks;
+	}
 	if (!disk->blocks)
 		guest_fail("the disk is smaller than one block");
-	if (disk->verify)
-		disk->written = memory_take((disk->blocks + 63) / 64 * 8, 64);
-}
-
-static void disk_queues(struct disk *disk)
-{
 	for (unsigned q = 0; q < disk->nqueues; q++)
 		queue_make(disk, q, (disk->depth + disk->nqueues - 1) / disk->nqueues);
-	device_ready(&disk->device);
+	for (unsigned d = 0; d < disk->ndisks; d++)
+		device_ready(&disk->unit[d].device);
 }
 
-/* The chains were made to be read from: to read back, start the device anew. */
+/* The chains were made to be written from: to read back, start the devices anew. */
 static void disk_turn(struct disk *disk)
 {
-	uint64_t *written = disk->written;
-
 	disk->write = false;
 	disk_start(disk);
-	disk->written = written;
-	disk_queues(disk);
-	disk_read_back(disk);
+	for (unsigned d = 0; d < disk->ndisks; d++)
+		disk_read_back(disk, d);
 	disk->write = true;
 }
 
@@ -309,7 +339,8 @@ static void disk_print(const struct disk *disk, uint64_t ticks)
 	member_text("wait", disk->interrupts ? "irq" : "poll");
 	member_number("bs", disk->bs);
 	member_number("depth", disk->depth);
-	member_number("queues", disk->nqueues);
+	member_number("disks", disk->ndisks);
+	member_number("queues", disk->nqueues / disk->ndisks);
 	member_number("blocks", disk->blocks);
 	member_number("ops", disk->done);
 	member_number("bytes", disk->done * disk->bs);
@@ -326,11 +357,12 @@ void disk_job(void)
 	disk->latency = memory_take(sizeof(*disk->latency), 64);
 	disk_options(disk);
 	disk_start(disk);
-	disk_queues(disk);
+	for (unsigned d = 0; disk->verify && d < disk->ndisks; d++)
+		disk->unit[d].written = memory_take((disk->blocks + 63) / 64 * 8, 64);
 	took = disk_load(disk,
 	                 job_number("time_ms", 1000 * job_number("time", 5)) * clock_hz() / 1000);
 	disk_print(disk, took);
-	device_print(&disk->device, disk->queue, disk->nqueues);
+	device_print(&disk->unit[0].device, disk->queue, disk->nqueues);
 	if (disk->verify && disk->write)
 		disk_turn(disk);
 	if (disk->verify) {

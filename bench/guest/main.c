@@ -14,7 +14,8 @@
  *     op=      randread, randwrite, read or write
  *     bs=4096  bytes a request
  *     depth=32 requests in flight, of all queues together
- *     queues=1
+ *     queues=1 of each disk
+ *     disks=1  so many, from dev on, at once
  *     span=    bytes of the disk that are used (all)
  *     min_ops= go on until so many are done (0)
  *     verify=1 compare: what was written is read back; what is read must be from op=write verify=1

@@ -185,7 +185,7 @@ static void net_start(struct net *net)
 	if (job_number("mrg", 1))
 		features |= FEATURE(VIRTIO_NET_F_MRG_RXBUF);
 
-	device_need(&net->device, VIRTIO_ID_NET);
+	device_need(&net->device, VIRTIO_ID_NET, 0);
 	device_start(&net->device, features, net->interrupts);
 	net->mergeable = net->device.features & FEATURE(VIRTIO_NET_F_MRG_RXBUF);
 	if ((net->device.features & features & ~FEATURE(VIRTIO_NET_F_MRG_RXBUF)) !=
@@ -208,7 +208,8 @@ static void net_idle(struct net *net)
 	for (unsigned q = 0; q < 2; q++)
 		ready |= queue_interrupts_on(&net->queue[q]);
 	if (!ready)
-		device_wait(&net->device);
+		interrupt_wait();
+	device_acknowledge(&net->device);
 	for (unsigned q = 0; q < 2; q++)
 		queue_interrupts_off(&net->queue[q]);
 }

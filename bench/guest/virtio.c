@@ -237,9 +237,9 @@ bool device_find(struct device *device, unsigned id, unsigned nth)
 	return mmio_find(device, id, nth) || pci_find(device, id, nth);
 }
 
-void device_need(struct device *device, unsigned id)
+void device_need(struct device *device, unsigned id, unsigned nth)
 {
-	if (!device_find(device, id, (unsigned)job_number("dev", 0)))
+	if (!device_find(device, id, (unsigned)job_number("dev", 0) + nth))
 		guest_fail(
 		        "the device that the job needs is not there, on PCI bus 0 or virtio_mmio");
 }
@@ -461,16 +461,21 @@ void queue_init(struct queue *queue, struct device *device, uint16_t index, unsi
 	queue_enable(queue);
 }
 
-void device_wait(struct device *device)
+void interrupt_wait(void)
 {
 	uint64_t before = interrupts;
 
 	ring0(ring0_halt, 0, 0, 0);
+	if (interrupts != before)
+		lapic_end();
+}
+
+/* A line that stays up makes no further edge. */
+void device_acknowledge(struct device *device)
+{
 	if (device->mmio)
 		mmio_set32(device->common + MMIO_INTERRUPT_ACK,
 		           mmio_get32(device->common + MMIO_INTERRUPT_STATUS));
-	if (interrupts != before)
-		lapic_end();
 }
 
 void lapic_start(void)

@@ -69,8 +69,8 @@ struct queue {
 
 /* Find the @nth device of type @id, on PCI or named by virtio_mmio.device=. */
 bool device_find(struct device *device, unsigned id, unsigned nth);
-/* The one that the job names, or the end of the guest. */
-void device_need(struct device *device, unsigned id);
+/* The one that the job names, or the @nth behind it; or the end of the guest. */
+void device_need(struct device *device, unsigned id, unsigned nth);
 
 /*
  * Reset it and negotiate @wanted, the two ring features (unless the job switches them off) and
@@ -96,8 +96,10 @@ void lapic_start(void);
 void lapic_end(void);
 void lapic_interrupt_self(void);
 
-/* Wait for interrupts of devices that were started with them; then acknowledge. */
-void device_wait(struct device *device);
+/* Sleep until an interrupt comes. */
+void interrupt_wait(void);
+/* What it said is known; before its queues are looked at. */
+void device_acknowledge(struct device *device);
 
 /* Members about the transport and the queues: what was negotiated, kicks, interrupts. */
 void device_print(const struct device *device, const struct queue *queue, unsigned n);
