@@ -97,7 +97,6 @@ static int run_status(const struct bench_run *run, const char *what)
 /* What was told of a run. */
 struct bench_told {
 	const char *guest, *stats, *timings;
-	double cpu_us;
 };
 
 /* Print under @title, and judge. */
@@ -106,11 +105,11 @@ static int result_print(const struct options *options, const char *bench, const 
 {
 	struct bench_result result;
 
-	bench_result(&result, told->guest, told->stats, told->timings, told->cpu_us);
+	bench_result(&result, told->guest, told->stats, told->timings);
 	if (options->json) {
 		json_head(bench, target);
 		bench_result_json(&result, stdout);
-		printf(", \"cpu_us\": %.0f, \"guest\": %s}\n", told->cpu_us, told->guest);
+		printf(", \"guest\": %s}\n", told->guest);
 	} else {
 		printf("%s\n", title);
 		bench_result_text(&result, stdout);
@@ -136,9 +135,8 @@ static int device_bench(const struct options *options, struct bench_run *run, co
 	snprintf(what, sizeof(what), "%s %s", bench, target);
 	status = run_status(run, what);
 	if (!status)
-		status = result_print(
-		        options, bench, target, title,
-		        &(struct bench_told){ run->guest, run->stats, run->timings, run->cpu_us });
+		status = result_print(options, bench, target, title,
+		                      &(struct bench_told){ run->guest, run->stats, run->timings });
 	bench_run_fini(run);
 	return status;
 }
@@ -223,9 +221,8 @@ static int plain_net(const struct options *options, const char *name, const char
 	if (bench_plain(net_ops[options->op].plain, options->nets.value[0],
 	                (uint32_t)options->frame_size, options->time, guest, stats))
 		return STATUS_FAILED;
-	return result_print(
-	        options, "plain", name, title,
-	        &(struct bench_told){ guest, stats, "{}", json_number(stats, "cpu_us/all") });
+	return result_print(options, "plain", name, title,
+	                    &(struct bench_told){ guest, stats, "{}" });
 }
 
 /* With one. */

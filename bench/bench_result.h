@@ -17,8 +17,9 @@ struct bench_result {
 	double errors;
 	double verified, mismatches; /* blocks */
 	/* a request; CPU in us */
-	double io_cpu; /* of kring's I/O thread */
-	double cpu;    /* of the whole process, guest included */
+	double io_cpu;   /* of kring's I/O thread */
+	double host_cpu; /* of that and the ring's workers: all but the vCPUs */
+	double vcpu_cpu; /* of the vCPUs: the guest and its exits */
 	double enters, sqes, kicks, interrupts;
 	double kvm_exits;  /* all, as KVM counts them */
 	double user_exits; /* of them, those that went to kring */
@@ -26,11 +27,11 @@ struct bench_result {
 };
 
 /*
- * @guest is the guest's JSON, @stats and @timings are kring's, @cpu_us the time that its process
- * has used. Costs are spread over all requests that the guest has made.
+ * @guest is the guest's JSON, @stats and @timings are kring's. Costs are spread over all requests
+ * that the guest has made.
  */
 void bench_result(struct bench_result *result, const char *guest, const char *stats,
-                  const char *timings, double cpu_us);
+                  const char *timings);
 
 /* The rows, for people; those that are about something else are left out. */
 void bench_result_text(const struct bench_result *result, FILE *out);

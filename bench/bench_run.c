@@ -11,7 +11,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -196,14 +195,11 @@ static char *line_find(char *output)
 
 static void child_wait(struct bench_run *run, pid_t pid)
 {
-	struct rusage usage = { 0 };
 	int status = 0;
 
-	while (wait4(pid, &status, 0, &usage) < 0 && errno == EINTR)
+	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
 		;
 	run->status = WIFEXITED(status) ? WEXITSTATUS(status) : STATUS_SIGNAL + WTERMSIG(status);
-	run->cpu_us = (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1e6 +
-	              (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec);
 }
 
 int bench_run(struct bench_run *run)

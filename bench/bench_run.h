@@ -25,7 +25,6 @@ struct bench_run {
 	char *guest;    /* its last line that is JSON in there; NULL: none */
 	char *stats;    /* --stats, */
 	char *timings;  /* --timings */
-	double cpu_us;  /* of the process, guest included */
 	double wall_us; /* from fork to wait: exec, a life, and the end of the process */
 };
 

@@ -11,7 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "core/main.h"
@@ -410,9 +409,9 @@ static int session_run(struct session *session, bool *again)
 	}
 	if (session->stats && !*again) {
 		console_restore(&session->console);
-		fprintf(session->stats, "{\n  \"cpu_us\": {\"io\": %llu, \"all\": %llu},\n  ",
-		        (unsigned long long)stats_cpu_us(CLOCK_THREAD_CPUTIME_ID),
-		        (unsigned long long)stats_cpu_us(CLOCK_PROCESS_CPUTIME_ID));
+		fputs("{\n  ", session->stats);
+		stats_print_cpu(&machine->stats, session->stats);
+		fputs(",\n  ", session->stats);
 		virtio_print(&machine->virtio, session->stats);
 		fputs(",\n  ", session->stats);
 		stats_print_exits(&machine->stats, session->stats);

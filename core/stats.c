@@ -52,11 +52,6 @@ uint64_t stats_exec_time(void)
 	return used < 10000000 ? now - used : now;
 }
 
-uint64_t stats_cpu_us(clockid_t clock)
-{
-	return clock_ns(clock) / 1000;
-}
-
 int stats_init(struct stats *stats, uint64_t exec_ns, unsigned ncpus)
 {
 	*stats = (struct stats){ .exec_ns = exec_ns, .ncpus = ncpus };
@@ -267,6 +262,23 @@ static void print_counter(void *arg, const char *name, uint64_t value)
 		return;
 	fprintf(print->out, "%s\"%s\": %llu", print->comma, name, (unsigned long long)value);
 	print->comma = ", ";
+}
+
+void exit_count_cpu(struct exit_stats *exits)
+{
+	exits->cpu_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID);
+}
+
+void stats_print_cpu(const struct stats *stats, FILE *out)
+{
+	uint64_t vcpus = 0;
+
+	for (unsigned i = 0; i < stats->ncpus; i++)
+		vcpus += stats->exits[i].cpu_ns;
+	fprintf(out, "\"cpu_us\": {\"io\": %llu, \"vcpus\": %llu, \"all\": %llu}",
+	        (unsigned long long)clock_ns(CLOCK_THREAD_CPUTIME_ID) / 1000,
+	        (unsigned long long)vcpus / 1000,
+	        (unsigned long long)clock_ns(CLOCK_PROCESS_CPUTIME_ID) / 1000);
 }
 
 void stats_print_exits(const struct stats *stats, FILE *out)

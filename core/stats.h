@@ -10,7 +10,6 @@
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
-#include <time.h>
 
 #include "core/bus.h"
 
@@ -39,6 +38,7 @@ struct exit_stats {
 	_Atomic uint64_t reason[EXIT_REASONS]; /* by KVM_EXIT_*; the last: interrupted */
 	struct exit_site *site;                /* EXIT_SITES of them, or NULL: not counted */
 	uint32_t other_sites;                  /* what found no room there */
+	uint64_t cpu_ns;                       /* of the thread, when it has ended */
 };
 
 #define EXIT_INTERRUPTED (EXIT_REASONS - 1)
@@ -72,9 +72,6 @@ void stats_fini(struct stats *stats);
 /* CLOCK_MONOTONIC ns at which this process was executed: now, less the CPU time used since. */
 uint64_t stats_exec_time(void);
 
-/* What a CPU clock says: CLOCK_THREAD_CPUTIME_ID or CLOCK_PROCESS_CPUTIME_ID. */
-uint64_t stats_cpu_us(clockid_t clock);
-
 /* Also count by address and read KVM's own counters of vCPU @id. Returns 0 or -ENOMEM. */
 int stats_detail(struct stats *stats, unsigned id, int vcpu_fd);
 
@@ -86,6 +83,15 @@ uint64_t stats_device_exits(const struct stats *stats);
 
 void exit_count(struct exit_stats *exits, unsigned reason);
 void exit_count_site(struct exit_stats *exits, enum bus_space space, uint64_t addr, bool is_write);
+
+/* By a vCPU's thread, last of all: the CPU time that it has used, in the guest and out of it. */
+void exit_count_cpu(struct exit_stats *exits);
+
+/*
+ * A member of a JSON object: the CPU time of this thread, of the vCPUs, which have ended, and of
+ * the whole process; what is left belongs to the ring's workers.
+ */
+void stats_print_cpu(const struct stats *stats, FILE *out);
 
 /* Members of a JSON object: the exits to kring, and how many of each reason. */
 void stats_print_exits(const struct stats *stats, FILE *out);

@@ -183,6 +183,7 @@ static void *vcpu_main(void *arg)
 			power_request(world->power, POWER_FAILED);
 		}
 	}
+	exit_count_cpu(exits);
 	return NULL;
 }
 
