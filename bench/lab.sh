@@ -116,7 +116,10 @@ guest() {
 			echo "#job $monitor $run $kind $name"
 			echo "#failed the guest does not come to it: $(tail -n 3 console errors | tr -d '\r' | tr '\n' ' ')"
 		fi
-		[ -z "$server" ] || kill "$server" 2>/dev/null
+		[ -z "$server" ] || {
+			kill "$server" 2>/dev/null
+			wait "$server"
+		}
 		echo next >&4
 	done 5<"$dir/jobs.$kind"
 	exec 4>&-

@@ -3,8 +3,41 @@
 import collections
 import statistics
 
-# Issue-like bounds: bench, value, what kring is held to, whether that is a ratio to the first monitor.
+# What kring is held to: what, the job, the value, the bound on the value itself or on its ratio (×) to that of a base:
+# QEMU, or what does the same with no VM.
+QEMU, FIO, PLAIN = 'qemu', 'fio, no VM', 'plain, no VM'
+DISTANCE = [
+    ('system calls per 4 KiB read, depth 1', 'disk-randread-4k-1', 'calls', '≤ 2', QEMU),
+    ('system calls per 4 KiB read, depth 32', 'disk-randread-4k-32', 'calls', '≤ 0.08', QEMU),
+    ('KVM exits per 4 KiB read, depth 1', 'disk-randread-4k-1', 'exits', '≤ 2.2', QEMU),
+    ('KVM exits per 4 KiB read, depth 32', 'disk-randread-4k-32', 'exits', '≤ 0.1', QEMU),
+    ('monitor CPU per 4 KiB read, depth 1, µs', 'disk-randread-4k-1', 'cpu_us', '≤ 0.5 ×', QEMU),
+    ('monitor CPU per 4 KiB read, depth 32, µs', 'disk-randread-4k-32', 'cpu_us', '≤ 0.5 ×', QEMU),
+    ('4 KiB reads a second, depth 32', 'disk-randread-4k-32', 'per_second', '≥ 1.5 ×', QEMU),
+    ('bulk TCP out, MB a second', 'net-tcp-out', 'mbytes_out', '≥ 1.5 ×', QEMU),
+    ('bulk TCP in, MB a second', 'net-tcp-in', 'mbytes_in', '≥ 1.5 ×', QEMU),
+    ('UDP 64 B packets out a second', 'net-udp-64-out', 'packets_out', '≥ 1.5 ×', QEMU),
+    ('UDP 64 B packets in a second', 'net-udp-64-in', 'packets_in', '≥ 1.5 ×', QEMU),
+    ('here: benchmark guest, exec to exit, ms', 'start', 'exit_ms', '≤ 5', QEMU),
+]
+for _place in ('tmpfs', 'direct'):
+    for _op in ('randread', 'randwrite'):
+        for _bound, _base in (('≥ 1.5 ×', QEMU), ('≥ 0.95 ×', FIO)):
+            DISTANCE.append((f'here: 4 KiB {_op} a second, depth 32, {_place}', f'disk-{_place}-{_op}-4k-32', 'per_second',
+                             _bound, _base))
+for _op, _word in (('tx', 'out'), ('rx', 'in')):
+    for _size in (64, 1514):
+        DISTANCE.append((f'here: {_size} B packets {_word} a second', f'net-{_op}-{_size}', 'per_second', '≥ 1.5 ×', QEMU))
+        DISTANCE.append((f'here: {_size} B packets {_word}, CPU µs each', f'net-{_op}-{_size}', 'cpu_us_io', '≤ 1.25 ×',
+                         PLAIN))
 COLUMNS = [('calls', 'calls'), ('exits', 'exits'), ('cpu_us', 'CPU µs'), ('per_second', 'a second')]
+
+
+TITLES = {'per_second': 'a second', 'mbytes_per_second': 'MB/s', 'p50_us': '50 % below, µs', 'p99_us': '99 % below, µs',
+          'cpu_us_io': 'CPU µs each, vCPUs apart', 'calls': 'system calls each', 'kicks': 'kicks each',
+          'exit_ms': 'exec to exit, ms', 'first_run_ms': 'to the first KVM_RUN, ms', 'marker_ms': 'to the guest, ms',
+          'starts_per_second': 'starts a second', 'starts_per_second_all_cores': 'the same, as many at once as cores',
+          'private_kib': 'private memory beyond RAM, KiB', 'cpu_us_a_second': 'CPU µs a second, each'}
 
 
 def gather(results):
@@ -31,6 +64,23 @@ def spread(values):
     return f'{number(statistics.median(values))} ({number(min(values))}–{number(max(values))})'
 
 
+def ratio(values, base, wanted):
+    """How a median stands to the base's."""
+    if not wanted or not values or not base or not statistics.median(base):
+        return ''
+    return f' = {statistics.median(values) / statistics.median(base):.2f}×'
+
+
+def failures(results, out):
+    """What gave no values, and why."""
+    lost = collections.Counter((what, result['monitor'], result['bench'], result[what]) for result in results
+                               for what in ('failed', 'skipped') if what in result)
+    for (what, monitor, bench, why), count in lost.items():
+        print(f'- {what}, {count} times: {monitor} {bench}: {why}', file=out)
+    if lost:
+        print(file=out)
+
+
 def rows(out, header, lines):
     """A Markdown table."""
     print('| ' + ' | '.join(header) + ' |', file=out)
@@ -53,6 +103,28 @@ def by_kind(results, bench, monitor, name):
     return ', '.join(f'{part} {number(count)}' for part, count in ordered[:4] if count > 0.001)
 
 
+def held(bound, value, base):
+    """Whether a bound holds."""
+    sign, limit, *times = bound.split()
+    value = value / base if times else value
+    value = float(number(value))  # as it is shown
+    return value <= float(limit) if sign == '≤' else value >= float(limit)
+
+
+def distance(results, out):
+    """What kring is held to, and where it stands."""
+    found = gather(results)
+    lines = []
+    for what, bench, name, bound, base in DISTANCE:
+        kring, other = (found[bench][monitor][name] if bench in found else [] for monitor in ('kring', base))
+        if kring and other:
+            verdict = held(bound, statistics.median(kring), statistics.median(other))
+            lines.append([what, base, spread(other), spread(kring) + ratio(kring, other, True), bound,
+                          'yes' if verdict else '**no**'])
+    if lines:
+        rows(out, ['', 'base', 'base has', 'kring has', 'bound', 'holds'], lines)
+
+
 def lab(results, out):
     """Every job of the lab: each value of each monitor, and its ratio to the first monitor's."""
     found = gather(results)
@@ -60,15 +132,64 @@ def lab(results, out):
     for bench, monitors in found.items():
         base = next(iter(monitors))
         for monitor, values in monitors.items():
-            ratio = {name: f' = {statistics.median(values[name]) / statistics.median(monitors[base][name]):.2f}×'
-                     if monitor != base and statistics.median(monitors[base][name]) else ''
-                     for name, _ in COLUMNS}
-            lines.append([bench, monitor] + [spread(values[name]) + ratio[name] for name, _ in COLUMNS] +
+            lines.append([bench, monitor] + [spread(values[name]) + ratio(values[name], monitors[base][name],
+                                                                         monitor != base) for name, _ in COLUMNS] +
                          [spread(values['mbytes_per_second'])])
             parts.append([bench, monitor, by_kind(results, bench, monitor, 'calls_by_name'),
                           by_kind(results, bench, monitor, 'exits_by_reason')])
     rows(out, ['job', 'monitor'] + [title for _, title in COLUMNS] + ['MB/s'], lines)
     rows(out, ['job', 'monitor', 'system calls by name', 'exits by reason'], parts)
-    for result in results:
-        if 'failed' in result:
-            print(f"- failed: {result['monitor']} {result['bench']} run {result['run']}: {result['failed']}", file=out)
+    failures(results, out)
+
+
+def host(results, out):
+    """Every job on the host: all values of each monitor, and their ratios to the first monitor's."""
+    found = gather(results)
+    sections = collections.defaultdict(list)
+    for bench in found:
+        names = dict.fromkeys(name for values in found[bench].values() for name in values if any(values[name]))
+        sections[tuple(names)].append(bench)
+    for names, benches in sections.items():
+        lines = []
+        for bench in benches:
+            base = next(iter(found[bench]))
+            for monitor, values in found[bench].items():
+                lines.append([bench, monitor] + [spread(values[name]) + ratio(values[name], found[bench][base][name],
+                                                                             monitor != base) for name in names])
+        rows(out, ['job', 'monitor', *(TITLES.get(name, name) for name in names)], lines)
+    failures(results, out)
+
+
+HEAD = """# Results
+
+The last full run of `make bench`, as it came out, losses included. Written by bench/run: not to be edited.
+Medians of {runs} runs, the monitors alternating, with (least–most); `= N×` is the ratio to QEMU in the same job.
+{notes}
+"""
+HERE = """## On this machine's own KVM: the benchmark guest
+
+`qemu` is QEMU's microvm with virtio-mmio, aio=io_uring and an iothread, its tap without vhost; `qemu-native` the same
+with aio=native (threads where there is no O_DIRECT), `qemu-vhost` with vhost. `fio, no VM` and `plain, no VM` do the
+same with no VM: the ceilings. CPU each: a request or packet, of all threads but the vCPUs, whose guest polls. `tmpfs`
+is a file there, through the page cache on all sides; `direct` a file on a disk with O_DIRECT. `-qN`: N queues. Depth is
+that of all queues together.
+"""
+LAB = """## In the nested lab: fio and iperf3 in Linux
+
+One boot of L1, one CPU for it, its iperf3, the monitor and the guest together; a memory-backed null_blk with O_DIRECT,
+and a tap. `qemu` is QEMU's microvm with virtio-pci, aio=io_uring and an iothread, vhost off; `qemu-native` with
+aio=native. CPU µs: of the monitor without the time in the guest, a request or packet (both ways). A TCG machine: times
+stand for the order of things, counts for themselves. fio submits up to 32 at once, `single` one by one.
+"""
+
+
+def report(there, nested, notes, out):
+    """All of it, with the machine and versions in it."""
+    runs = max((result['run'] for result in there + nested), default=0)
+    print(HEAD.format(runs=runs, notes='\n'.join(f'- {note}' for note in notes)), file=out)
+    print('## What kring is held to\n', file=out)
+    distance(there + nested, out)
+    print(HERE, file=out)
+    host(there, out)
+    print(LAB, file=out)
+    lab(nested, out)

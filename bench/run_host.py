@@ -1,0 +1,454 @@
+"""Side by side on this machine's own KVM: the benchmark guest (bench/guest/main.c) on kring and on its peers.
+
+The guest works in ring 3, so all this holds where a KVM emulates ring 0, too. Every section yields results, one
+dictionary a measurement, monitors alternating. A ceiling, what the host does with no VM, runs as one more monitor.
+Knows the monitors' command lines; nothing of tables.
+"""
+
+import collections
+import contextlib
+import json
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+
+QEMU = ('qemu-system-x86_64 -M microvm,acpi=off,pit=off,pic=off,rtc=off -global virtio-mmio.force-legacy=false'
+        ' -accel kvm -cpu host -m {memory} -smp {cpus} -nodefaults -no-user-config'
+        ' -display none -no-reboot -name bench,debug-threads=on -serial stdio -object iothread,id=io'
+        ' -kernel {elf} -append "{job}" {devices}')
+QEMU_DISK = ('-drive if=none,id=d{n},format=raw,file={path},aio={aio},cache={cache}'
+             ' -device virtio-blk-device,drive=d{n},iothread=io,num-queues={queues}')
+QEMU_NET = ('-netdev tap,id=net,ifname={tap},script=no,downscript=no,vhost={vhost}'
+            ' -device virtio-net-device,netdev=net')
+KRING = '{kring} boot -k {elf} -m {memory}m -c {cpus} -p "{job}" {devices}'
+KRING_DISK = '-d {path},queues={queues}{direct}'
+KRING_NET = '-t {tap}'
+
+# Monitor: command line, devices, how QEMU serves them, and which of its threads run guest code.
+Monitor = collections.namedtuple('Monitor', 'command disk aio net vhost vcpu')
+KRING_VCPU = re.compile(r'kring')
+QEMU_VCPU = re.compile(r'CPU ')
+MONITORS = {
+    'qemu': Monitor(QEMU, QEMU_DISK, 'io_uring', QEMU_NET, 'off', QEMU_VCPU),
+    'kring': Monitor(KRING, KRING_DISK, '', KRING_NET, '', KRING_VCPU),
+    'qemu-native': Monitor(QEMU, QEMU_DISK, 'native', '', '', QEMU_VCPU),
+    'qemu-vhost': Monitor(QEMU, '', '', QEMU_NET, 'on', QEMU_VCPU),
+}
+LEAN = ('qemu', 'kring')
+
+FIO = ('fio --name=a --thread --filename={path} --ioengine=io_uring --gtod_reduce=1 --time_based --runtime={ms}ms'
+       ' --size=256m --norandommap --randrepeat=0 --rw={op} --bs={bs} --iodepth={depth} --direct={direct} --numjobs=1'
+       ' --iodepth_batch_submit={batch} --iodepth_batch_complete_min=1 --iodepth_batch_complete_max={depth}'
+       ' --registerfiles=1 --fixedbufs=1 --output-format=json --group_reporting')
+
+# A guest that does nothing: PVH entry, one marker, and HLT for ever.
+IDLE = """
+	.section .note.pvh, "a", @note
+	.long 4, 4, 18
+	.asciz "Xen"
+	.long start
+	.text
+	.code32
+	.globl start
+start:	mov $0x4b52, %edx
+	out %al, %dx
+	cli
+1:	hlt
+	jmp 1b
+"""
+TRACING = pathlib.Path('/sys/kernel/tracing/instances/kring-bench')
+KVM_RUN = 0xae80
+MARKER = 0x4b52
+
+
+class Host:
+    """Where things are, and how long and how often to measure."""
+
+    def __init__(self, kring, elf, directory, seconds, runs):
+        self.kring, self.elf, self.seconds, self.runs = kring, elf, seconds, runs
+        self.directory = directory
+        self.idle = directory / 'idle.elf'
+        subprocess.run(['gcc', '-c', '-x', 'assembler', '-o', directory / 'idle.o', '-'], input=IDLE.encode(), check=True)
+        subprocess.run(['ld', '-N', '-Ttext=0x100000', '-e', 'start', '--no-warn-rwx-segments', '-o', self.idle,
+                        directory / 'idle.o'], check=True)
+
+    def command(self, name, job, disks=(), queues=1, tap=None, **more):
+        """The words that start a monitor. Disks: paths, and whether past the page cache. Tap: its name."""
+        monitor = MONITORS[name]
+        devices = ' '.join(monitor.disk.format(
+            n=n, path=path, queues=queues, aio=monitor.aio if direct or monitor.aio != 'native' else 'threads',
+            cache='none' if direct else 'writeback', direct=',direct' if direct else '')
+                           for n, (path, direct) in enumerate(disks))
+        if tap:
+            devices += monitor.net.format(tap=tap, vhost=monitor.vhost)
+        words = {'elf': self.elf, 'memory': 64, 'cpus': 1, 'kring': self.kring, 'job': job, 'devices': devices,
+                 **more}
+        return shlex.split(monitor.command.format(**words))
+
+
+def result(bench, monitor, run, values=None, **lost):
+    """One measurement, or `failed` or `skipped` and why."""
+    what = lost or {'values': values}
+    return {'where': 'host', 'bench': bench, 'monitor': monitor, 'run': run, **what}
+
+
+def threads(pid):
+    """CPU time so far of each thread, in us, by name and number."""
+    found = {}
+    for task in pathlib.Path(f'/proc/{pid}/task').glob('*'):
+        with contextlib.suppress(OSError, IndexError):
+            spent = int((task / 'schedstat').read_text().split()[0]) / 1000
+            found[(task / 'comm').read_text().strip(), int(task.name)] = spent
+    return found
+
+
+def run_sampled(argv, seconds):
+    """Runs it to its end; the threads' CPU share during the last `seconds`, less a tenth at both ends."""
+    samples = []
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
+        deadline = time.monotonic() + seconds + 60
+        while child.poll() is None and time.monotonic() < deadline:
+            samples.append((time.monotonic(), threads(child.pid)))
+            time.sleep(min(0.05, seconds / 10))
+        end = time.monotonic()
+        child.kill()
+        child.wait()
+        out.seek(0)
+        err.seek(0)
+        text, errors = out.read().decode(errors='replace'), err.read().decode(errors='replace')
+    inside = [sample for sample in samples if end - 0.9 * seconds <= sample[0] <= end - 0.1 * seconds]
+    share = {}
+    if len(inside) > 1:
+        (begin, first), (last, final) = inside[0], inside[-1]
+        share = {key: (spent - first.get(key, 0)) / 1e6 / (last - begin) for key, spent in final.items()}
+    return text, errors, share, child.pid
+
+
+def last_json(text):
+    """The last line that is an object, or the whole."""
+    lines = [line for line in text.splitlines() if line.startswith('{') and line.rstrip().endswith('}')]
+    with contextlib.suppress(ValueError):
+        return json.loads(lines[-1] if lines else text[text.index('{'):])
+    return None
+
+
+def guest_values(name, told, share, pid):
+    """What a disk or net job of the benchmark guest came to, and the monitor's CPU beside the vCPUs'."""
+    vcpu = MONITORS[name].vcpu
+    own = sum(part for (comm, tid), part in share.items()
+              if not (vcpu.match(comm) and (tid != pid or vcpu is not KRING_VCPU)))
+    per_second = told['ops'] / told['seconds']
+    values = {'per_second': per_second, 'mbytes_per_second': told['bytes'] / told['seconds'] / 1e6}
+    if told['lat_us']['p50']:
+        values |= {'p50_us': told['lat_us']['p50'], 'p99_us': told['lat_us']['p99']}
+    return values | {'kicks': told['kicks'] / told['ops'], 'cpu_us_io': own * 1e6 / per_second}
+
+
+def guest_run(host, bench, name, run, argv):
+    """One job of the benchmark guest as a result."""
+    text, errors, share, pid = run_sampled(argv, host.seconds)
+    told = last_json(text)
+    if not told or 'error' in told or not told.get('ops'):
+        why = told.get('error') if told and 'error' in told else (errors or text).strip().splitlines()[-1:]
+        return result(bench, name, run, failed=f'{why}')
+    return result(bench, name, run, guest_values(name, told, share, pid))
+
+
+def fio_run(host, bench, run, argv):
+    """The ceiling of a disk."""
+    text, errors, share, _ = run_sampled(argv, host.seconds)
+    told = last_json(text)
+    if not told:
+        return result(bench, 'fio, no VM', run, failed=errors.strip()[-200:])
+    job = told['jobs'][0]
+    per_second = job['read']['iops'] + job['write']['iops']
+    moved = job['read']['bw_bytes'] + job['write']['bw_bytes']
+    return result(bench, 'fio, no VM', run, {'per_second': per_second, 'mbytes_per_second': moved / 1e6,
+                                             'cpu_us_io': sum(share.values()) * 1e6 / per_second})
+
+
+DISK_PEERS = ('qemu', 'kring', 'qemu-native')
+DISK_JOBS = [(op, '4k', depth, 1) for op in ('randread', 'randwrite') for depth in (1, 32, 128)]
+DISK_JOBS += [('read', '128k', 8, 1), ('write', '128k', 8, 1), ('randread', '4k', 32, 4), ('randwrite', '4k', 32, 4)]
+
+
+def image(path, mbytes=256):
+    """A file without holes."""
+    with open(path, 'wb') as out:
+        for _ in range(mbytes):
+            out.write(os.urandom(1 << 20))
+        os.fsync(out.fileno())
+    return path
+
+
+def disk(host, wanted):
+    """A file on tmpfs, and a file on a disk past the page cache."""
+    places = [('tmpfs', '/dev/shm', False), ('direct', host.directory, True)]
+    for place, directory, direct in places:
+        jobs = [(f'disk-{place}-{op}-{bs}-{depth}' + (f'-q{queues}' if queues > 1 else ''), op, bs, depth, queues)
+                for op, bs, depth, queues in DISK_JOBS]
+        jobs = [job for job in jobs if wanted(job[0])]
+        if not jobs:
+            continue
+        with tempfile.TemporaryDirectory(prefix='kring-bench-', dir=directory) as where:
+            path = image(pathlib.Path(where) / 'disk')
+            for run in range(1, host.runs + 1):
+                for bench, op, bs, depth, queues in jobs:
+                    job = f'job=disk op={op} bs={bs} depth={depth} queues={queues} time_ms={int(host.seconds * 1000)}'
+                    for name in DISK_PEERS:
+                        yield guest_run(host, bench, name, run, host.command(name, job, [(path, direct)], queues))
+                    argv = shlex.split(FIO.format(path=path, ms=int(host.seconds * 1000), op=op, bs=bs, depth=depth,
+                                                  direct=int(direct), batch=min(depth, 32)))
+                    yield fio_run(host, bench, run, argv)
+
+
+@contextlib.contextmanager
+def running(argvs):
+    """So many VMs at once, ended at the end."""
+    children = []
+    try:
+        for argv in argvs:
+            children.append(subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                             stderr=subprocess.DEVNULL))
+        yield children
+    finally:
+        for child in children:
+            child.kill()
+        for child in children:
+            child.wait()
+
+
+@contextlib.contextmanager
+def a_tap(name):
+    """A tap that is up and quiet; why there is none, where there is none."""
+    made = subprocess.run(['ip', 'tuntap', 'add', 'dev', name, 'mode', 'tap', 'vnet_hdr'], capture_output=True, text=True,
+                          check=False)
+    if made.returncode:
+        yield f'no tap: {made.stderr.strip()}'
+        return
+    try:
+        quiet = pathlib.Path(f'/proc/sys/net/ipv6/conf/{name}/disable_ipv6')
+        if quiet.exists():
+            quiet.write_text('1')
+        subprocess.run(['ip', 'link', 'set', name, 'up'], check=True)
+        yield None
+    finally:
+        subprocess.run(['ip', 'link', 'del', name], check=True)
+
+
+def plain_run(host, bench, run, op, tap, size):
+    """The ceiling of a tap: a loop of system calls that does the same with no VM."""
+    argv = [host.kring, 'bench', 'net', '--plain', '-t', tap, '--op', op, '--size', str(size), '--time', str(host.seconds),
+            '--json']
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=host.seconds + 60, check=False)
+    told = last_json(done.stdout)
+    if not told:
+        return result(bench, 'plain, no VM', run, failed=done.stderr.strip())
+    values = {'per_second': told['requests_per_s'], 'mbytes_per_second': told['bytes_per_s'] / 1e6}
+    if told['lat_us']['p50']:
+        values |= {'p50_us': told['lat_us']['p50'], 'p99_us': told['lat_us']['p99']}
+    return result(bench, 'plain, no VM', run, values | {
+        'cpu_us_io': told['per_request']['io_cpu_us'], 'calls': told['guest']['calls'] / told['guest']['ops']})
+
+
+# 64 KiB: as many whole segments as Linux takes in one piece.
+NET_JOBS = [('tx', 64), ('tx', 1514), ('tx', 65214), ('rx', 64), ('rx', 1514), ('rx', 65214), ('rr', 64)]
+NET_PEERS = ('qemu', 'kring', 'qemu-vhost')
+
+
+def net(host, wanted):
+    """Frames into a tap, out of it, and there and back; the other end is the same for all."""
+    tap = f'krb{os.getpid() % 100000}'
+    jobs = [(f'net-{op}-{size}', op, size) for op, size in NET_JOBS if wanted(f'net-{op}-{size}')]
+    for run in range(1, host.runs + 1):
+        for bench, op, size in jobs:
+            for name in NET_PEERS:
+                if name == 'qemu-vhost' and not os.path.exists('/dev/vhost-net'):
+                    yield result(bench, name, run, skipped='no /dev/vhost-net')
+                    continue
+                job = f'job=net op={op} size={size} time_ms={int(host.seconds * 1000)}'
+                argv = host.command(name, job, tap=tap)
+                with the_other_end(host, tap, op, size) as why:
+                    yield result(bench, name, run, skipped=why) if why else guest_run(host, bench, name, run, argv)
+            with the_other_end(host, tap, op, size) as why:
+                yield (result(bench, 'plain, no VM', run, skipped=why) if why
+                       else plain_run(host, bench, run, op, tap, size))
+
+
+@contextlib.contextmanager
+def the_other_end(host, tap, op, size):
+    """A fresh tap with what a job needs at the host's end; why not, where that cannot be."""
+    with a_tap(tap) as why:
+        if why or op == 'tx':
+            yield why
+            return
+        with running([[host.kring, 'bench', 'peer', '-t', tap, '--op', op, '--size', str(size), '--time', '1000']]):
+            yield None
+
+
+@contextlib.contextmanager
+def tracing():
+    """The kernel's own clock of exec, the first KVM_RUN and the guest's marker; False where it cannot be had."""
+    events = {'sched/sched_process_exec': None, 'syscalls/sys_enter_ioctl': f'cmd == {KVM_RUN}',
+              'kvm/kvm_pio': f'port == {MARKER}'}
+    try:
+        TRACING.mkdir()
+    except OSError:
+        yield False
+        return
+    try:
+        (TRACING / 'options/event-fork').write_text('1')
+        for event, condition in events.items():
+            if condition:
+                (TRACING / 'events' / event / 'filter').write_text(condition)
+            (TRACING / 'events' / event / 'enable').write_text('1')
+        yield True
+    except OSError:
+        yield False
+    finally:
+        TRACING.rmdir()
+
+
+def traced(argv):
+    """Runs it; ms from exec to its first KVM_RUN and to the guest's first marker."""
+    (TRACING / 'trace').write_text('')
+    script = f'echo $$ >{TRACING}/set_event_pid; exec "$@"'
+    subprocess.run(['sh', '-c', script, 'sh', *argv], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                   stderr=subprocess.DEVNULL, check=False)
+    at = {}
+    for line in (TRACING / 'trace').read_text().splitlines():
+        if found := re.search(r' (\d+\.\d+): (\w+)', line):
+            at.setdefault(found[2], float(found[1]))
+    begin = at.pop('sched_process_exec', None)
+    return {name: (at[event] - begin) * 1e3 for name, event in (('first_run_ms', 'sys_ioctl'), ('marker_ms', 'kvm_pio'))
+            if begin and event in at}
+
+
+def timed(argv):
+    """ms from exec to exit."""
+    begin = time.monotonic()
+    subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+    return (time.monotonic() - begin) * 1e3
+
+
+def starts_per_second(argv, abreast, seconds):
+    """How many VMs come and go, so many at once."""
+    begin, done, running = time.monotonic(), 0, []
+    while time.monotonic() - begin < seconds:
+        while len(running) < abreast:
+            running.append(subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                            stderr=subprocess.DEVNULL))
+        pid, _ = os.wait()
+        for child in running:
+            if child.pid == pid:
+                child.returncode = 0
+        running = [child for child in running if child.pid != pid]
+        done += 1
+    for child in running:
+        child.wait()
+    return done / (time.monotonic() - begin)
+
+
+def private_kib(pid, guest_mib):
+    """What a process has for itself beyond guest RAM, the mapping of just that size or more."""
+    total, size = 0, 0
+    for line in pathlib.Path(f'/proc/{pid}/smaps').read_text().splitlines():
+        name, _, rest = line.partition(':')
+        if name == 'Size':
+            size = int(rest.split()[0])
+        elif name in ('Private_Clean', 'Private_Dirty') and size < guest_mib * 1024:
+            total += int(rest.split()[0])
+    return total
+
+
+def start(host, wanted):
+    """From exec to the first KVM_RUN, the guest's first instruction and the exit; starts a second; memory."""
+    if not wanted('start'):
+        return
+    for run in range(1, host.runs + 1):
+        for name in LEAN:
+            argv = host.command(name, 'job=boot', memory=128)
+            values = {'exit_ms': statistics.median(timed(argv) for _ in range(5))}
+            with tracing() as works:
+                if works:
+                    values |= traced(argv)
+            values['starts_per_second'] = starts_per_second(argv, 1, host.seconds)
+            values['starts_per_second_all_cores'] = starts_per_second(argv, os.cpu_count(), host.seconds)
+            with running([host.command(name, '', elf=host.idle, memory=128)]) as children:
+                time.sleep(1)
+                values['private_kib'] = private_kib(children[0].pid, 128)
+            yield result('start', name, run, values)
+
+
+def idle_values(host, name, count):
+    """CPU and memory a VM of so many that do nothing."""
+    with running([host.command(name, '', elf=host.idle, memory=128)] * count) as children:
+        time.sleep(2 + count / 20)
+        before = sum(sum(threads(child.pid).values()) for child in children)
+        time.sleep(3)
+        spent = sum(sum(threads(child.pid).values()) for child in children) - before
+        alive = [child for child in children if child.poll() is None]
+        if len(alive) < count:
+            return None
+        memory = statistics.median(private_kib(child.pid, 128) for child in alive)
+        return {'cpu_us_a_second': spent / 3 / count, 'private_kib': memory}
+
+
+# They take long, and vary little.
+GROWTH_RUNS = 3
+
+
+def growth(host, wanted):
+    """What one more disk, vCPU, queue or VM costs."""
+    for run in range(1, min(host.runs, GROWTH_RUNS) + 1):
+        for count in (1, 2, 4, 8):
+            disks = [host.directory / f'disk{n}' for n in range(count)]
+            for path in disks:
+                with open(path, 'wb') as out:
+                    out.truncate(1 << 20)
+            for what, more in (('disks', {'disks': [(path, True) for path in disks]}), ('vcpus', {'cpus': count})):
+                if not wanted(f'growth-{what}-{count}'):
+                    continue
+                for name in LEAN:
+                    took = statistics.median(timed(host.command(name, 'job=boot', memory=128, **more)) for _ in range(3))
+                    with running([host.command(name, '', elf=host.idle, memory=128, **more)]) as children:
+                        time.sleep(0.5)
+                        yield result(f'growth-{what}-{count}', name, run, {
+                            'exit_ms': took, 'private_kib': private_kib(children[0].pid, 128)})
+        if any(wanted(f'growth-queues-{count}') for count in (1, 2, 4)):
+            path = image(host.directory / 'queues')
+            for count in (1, 2, 4):
+                job = f'job=disk op=randread depth=32 queues={count} time_ms={int(host.seconds * 1000)}'
+                for name in LEAN:
+                    argv = host.command(name, job, [(path, True)], count)
+                    yield guest_run(host, f'growth-queues-{count}', name, run, argv)
+        for count in (1, 10, 50, 200):
+            if wanted(f'growth-vms-{count}'):
+                for name in LEAN:
+                    values = idle_values(host, name, count)
+                    lost = {} if values else {'failed': 'not all of them lived'}
+                    yield result(f'growth-vms-{count}', name, run, values, **lost)
+
+
+SECTIONS = (start, disk, net, growth)
+
+
+def measure(kring, elf, only, runs, seconds):
+    """All sections that have something to do."""
+    if not os.access('/dev/kvm', os.R_OK | os.W_OK):
+        yield result('all', 'all', 0, skipped='no /dev/kvm that can be used')
+        return
+    for tool in ('qemu-system-x86_64', 'fio'):
+        if not shutil.which(tool):
+            raise SystemExit(f'bench: {tool} is missing: run tests/deps bench')
+    with tempfile.TemporaryDirectory(prefix='kring-bench-', dir=elf.parent) as name:
+        host = Host(kring, elf, pathlib.Path(name), seconds, runs)
+        for section in SECTIONS:
+            yield from section(host, lambda bench: re.search(only, bench))
