@@ -5,6 +5,7 @@
  * guest that reboots. A machine is one guest from its first instruction to its last.
  */
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -200,6 +201,25 @@ static const struct console_ops console_ops = {
 	.quit = console_quit,
 };
 
+#define POLL_NSEC 50000
+
+/*
+ * Where there is a core that no vCPU needs, the I/O thread may poll on it; where there is none, it
+ * may give way to vCPUs.
+ */
+static void session_set_pace(struct session *session)
+{
+	const struct options *options = session->options;
+	cpu_set_t cores;
+	bool spare = !sched_getaffinity(0, sizeof(cores), &cores) &&
+	             (uint64_t)CPU_COUNT(&cores) > options->cpus;
+	uint64_t poll_nsec = spare ? POLL_NSEC : 0;
+
+	if (options->poll != POLL_AUTO)
+		poll_nsec = 1000 * options->poll;
+	ring_set_pace(&session->ring, poll_nsec, !spare);
+}
+
 static int session_init(struct session *session, const struct options *options, uint64_t exec_ns)
 {
 	int err;
@@ -215,6 +235,7 @@ static int session_init(struct session *session, const struct options *options, 
 		fprintf(stderr, "kring: %s\n", ring_explain(err));
 		goto no_ring;
 	}
+	session_set_pace(session);
 	err = signals_init(session);
 	if (err) {
 		main_fail("signalfd", err);

@@ -87,6 +87,10 @@ static const struct option_row table[] = {
 	  COMMAND_BOOT, KIND_LIST, FIELD(nets) },
 	{ 0, "rng", "off|on", "a source of random bytes for the guest (on)", COMMAND_BOOT,
 	  KIND_CHOICE, FIELD(rng) },
+	{ 0, "poll", "MICROSECONDS",
+	  "how long to look for more work before sleeping (50 where\n" HELP_INDENT
+	  "there is a core for each vCPU and one more, else 0)",
+	  COMMAND_BOOT, KIND_NUMBER, FIELD(poll), .max = 1000000 },
 	{ 0, "registered-memory", "off|on",
 	  "register guest RAM with the io_uring: less work for\n" HELP_INDENT
 	  "each disk read and write, but all of it is pinned (off)",
@@ -549,6 +553,7 @@ int options_parse(struct options *options, int argc, char **argv, char *why)
 		.memory = 1ull << 30,
 		.cpus = 1,
 		.rng = 1,
+		.poll = POLL_AUTO,
 		.block_size = 4096,
 		.frame_size = 64,
 		.queues = 1,

@@ -34,6 +34,7 @@ enum command {
 };
 
 #define OPTION_LIST_MAX 16
+#define POLL_AUTO       UINT64_MAX
 
 /* The values of an option that may be given many times. */
 struct option_list {
@@ -55,6 +56,7 @@ struct options {
 	struct option_list disks;
 	struct option_list nets;
 	uint64_t rng;               /* whether there is one */
+	uint64_t poll;              /* us; POLL_AUTO: as there are cores */
 	uint64_t registered_memory; /* whether it is */
 	uint64_t memory;            /* bytes */
 	uint64_t cpus;

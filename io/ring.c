@@ -28,12 +28,15 @@
 
 #define BUFFER_MAX (1ul << 30) /* that the kernel registers as one */
 
+#define POLL_LOOKS 16 /* between two looks at the clock */
+
 #define SETUP(flag) IORING_SETUP_##flag, #flag
 #define OP(op)      IORING_OP_##op, #op
 
 const struct ring_name ring_setup_flags[] = {
 	{ SETUP(DEFER_TASKRUN) }, /* 6.1; needs SINGLE_ISSUER */
 	{ SETUP(SINGLE_ISSUER) }, /* 6.0 */
+	{ SETUP(TASKRUN_FLAG) },  /* 5.19; needs COOP_TASKRUN or DEFER_TASKRUN */
 	{ SETUP(COOP_TASKRUN) },  /* 5.19 */
 	{ SETUP(SUBMIT_ALL) },    /* 5.18 */
 	{ 0 },
@@ -520,9 +523,103 @@ void ring_batch_end(struct ring *ring, struct ring_hook *hook)
 	ring->hooks = hook;
 }
 
+void ring_set_pace(struct ring *ring, uint64_t poll_nsec, bool may_give_way)
+{
+	pace_init(&ring->pace, ring->uring.flags & IORING_SETUP_TASKRUN_FLAG ? poll_nsec : 0,
+	          may_give_way);
+}
+
+bool ring_polls(const struct ring *ring)
+{
+	return ring->pace.polling;
+}
+
+void ring_add_poller(struct ring *ring, struct ring_poller *poller)
+{
+	poller->next = ring->pollers;
+	ring->pollers = poller;
+}
+
+void ring_remove_poller(struct ring *ring, struct ring_poller *poller)
+{
+	struct ring_poller **link = &ring->pollers;
+
+	while (*link != poller)
+		link = &(*link)->next;
+	*link = poller->next;
+}
+
+static uint64_t now(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+}
+
+static bool has_completions(struct ring *ring)
+{
+	return io_uring_cq_ready(&ring->uring) ||
+	       IO_URING_READ_ONCE(*ring->uring.sq.kflags) & IORING_SQ_TASKRUN;
+}
+
+/* Look for more. Returns whether there was something before the time was over. */
+static bool poll_for_more(struct ring *ring)
+{
+	uint64_t end = now() + ring->pace.poll_nsec;
+
+	if (io_uring_sq_ready(&ring->uring)) /* the guest waits for these interrupts */
+		enter(ring, 0);
+	do {
+		for (unsigned i = 0; i < POLL_LOOKS; i++) {
+			bool found = has_completions(ring);
+
+			for (struct ring_poller *p = ring->pollers; p; p = p->next)
+				found |= p->look(p);
+			if (found)
+				return true;
+			__builtin_ia32_pause();
+		}
+	} while (now() < end);
+	return false;
+}
+
+static void sleep_for_more(struct ring *ring)
+{
+	uint64_t begin = ring->pace.poll_nsec ? now() : 0;
+
+	pace_follow(&ring->pace, ring->enters, ring->cqes);
+	enter(ring, 1);
+	if (begin)
+		pace_slept(&ring->pace, now() - begin);
+}
+
+static void wait_for_more(struct ring *ring)
+{
+	const struct ring_hook *hooks = ring->hooks;
+	bool idle = !ring->near; /* the guest is who is waited for, not a disk */
+	bool polls = ring_polls(ring);
+
+	if (polls && idle)
+		pace_polled(&ring->pace, poll_for_more(ring));
+	for (struct ring_poller *p = ring->pollers; p; p = p->next)
+		p->end(p);
+	if (io_uring_cq_ready(&ring->uring)) /* found: no system call is needed */
+		reap(ring);
+	else if (ring->hooks != hooks) /* a poller has done all that it found */
+		enter(ring, 0);
+	else if (idle && !polls)
+		sleep_for_more(ring);
+	else
+		enter(ring, 1);
+}
+
 void ring_step(struct ring *ring)
 {
-	enter(ring, list_empty(&ring->reaped) ? 1 : 0);
+	if (list_empty(&ring->reaped))
+		wait_for_more(ring);
+	else
+		enter(ring, 0);
 
 	while (!list_empty(&ring->reaped)) {
 		struct io_op *op = ring->reaped.next;

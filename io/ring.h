@@ -23,6 +23,8 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
+#include "io/pace.h"
+
 #define RING_ENTRIES   256 /* SQEs: what kring gives its ring */
 #define RING_AREAS_MAX 2
 
@@ -52,6 +54,17 @@ struct io_watch {
 	uint64_t count;
 };
 
+/*
+ * What may have come without a completion. While the ring polls, look() is called again and again:
+ * whether there was something. end() is called before the ring sleeps: what comes from now on has
+ * to wake it. Both may start operations.
+ */
+struct ring_poller {
+	bool (*look)(struct ring_poller *poller);
+	void (*end)(struct ring_poller *poller);
+	struct ring_poller *next;
+};
+
 /* Called once, at the end of the batch in which it was added. Starts zeroed but for @run. */
 struct ring_hook {
 	void (*run)(struct ring_hook *hook);
@@ -73,6 +86,8 @@ struct ring {
 	struct io_op started; /* list heads: with the kernel */
 	struct io_op reaped;  /* and back, done() still to be called */
 	struct ring_hook *hooks;
+	struct ring_poller *pollers;
+	struct pace pace;
 	unsigned in_flight; /* how many are started */
 	unsigned near;      /* how many of these are disk I/O */
 	unsigned cancels;   /* ring_cancel()s that the kernel has not answered */
@@ -181,6 +196,16 @@ void ring_unwatch(struct io_watch *watch);
 
 /* Run @hook at the end of this batch; adding it twice is adding it once. */
 void ring_batch_end(struct ring *ring, struct ring_hook *hook);
+
+/*
+ * Poll for up to @poll_nsec before a sleep, when that finds something (0: never; a kernel before
+ * 5.19, which does not tell of completions without a system call, never does); give way to who
+ * wakes the ring, when that brings larger batches. See io/pace.h.
+ */
+void ring_set_pace(struct ring *ring, uint64_t poll_nsec, bool may_give_way);
+bool ring_polls(const struct ring *ring);
+void ring_add_poller(struct ring *ring, struct ring_poller *poller);
+void ring_remove_poller(struct ring *ring, struct ring_poller *poller);
 
 /* One batch: submit, wait for a completion or a signal, call done() for all that has completed. */
 void ring_step(struct ring *ring);

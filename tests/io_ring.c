@@ -331,6 +331,81 @@ static void registered_memory_is_used(void **state)
 	close(fd);
 }
 
+struct poll_test {
+	struct ring_poller poller;
+	struct ring *ring;
+	struct result read;
+	char byte;
+	int fd;
+	unsigned looks, ends;
+	unsigned find_at; /* the look that finds something */
+};
+
+static bool look(struct ring_poller *poller)
+{
+	struct poll_test *test = container_of(poller, struct poll_test, poller);
+
+	if (++test->looks != test->find_at)
+		return false;
+	ring_read(test->ring, &test->read.op, test->fd, &test->byte, 1, 0);
+	return true;
+}
+
+static void look_no_more(struct ring_poller *poller)
+{
+	container_of(poller, struct poll_test, poller)->ends++;
+}
+
+static void polling_starts_and_ends(void **state)
+{
+	struct ring *ring = *state;
+	struct poll_test test = {
+		.poller = { look, look_no_more, NULL },
+		.ring = ring,
+		.read.op.done = record,
+		.fd = memfd_create("test", MFD_CLOEXEC),
+		.find_at = 3,
+	};
+	struct result timer = { .op.done = record };
+
+	ring_set_pace(ring, 1000000000, false);
+	if (!ring->pace.poll_nsec)
+		skip(); /* this kernel cannot */
+	assert_int_equal(write(test.fd, "x", 1), 1);
+	ring_add_poller(ring, &test.poller);
+
+	/* A short sleep begins it, */
+	ring_timeout(ring, &timer.timer, 1000000);
+	ring_step(ring);
+	assert_true(ring_polls(ring));
+	assert_int_equal(test.looks, 0);
+	assert_int_equal(test.ends, 1);
+
+	/* what is found goes on with it, */
+	wait_for(ring, &test.read);
+	assert_true(ring_polls(ring));
+	assert_int_equal(test.looks, 3);
+
+	/* so does a completion, */
+	timer.n = 0;
+	ring_timeout(ring, &timer.timer, 1000000);
+	ring_step(ring);
+	assert_true(timer.n == 1 && ring_polls(ring));
+
+	/* and nothing ends it. */
+	ring_set_pace(ring, 1000000, false);
+	ring->pace.polling = true;
+	timer.n = 0;
+	ring_timeout(ring, &timer.timer, 20000000);
+	test.ends = 0;
+	ring_step(ring);
+	assert_false(ring_polls(ring));
+	assert_int_equal(test.ends, 1);
+	ring_set_pace(ring, 0, false);
+	ring_remove_poller(ring, &test.poller);
+	close(test.fd);
+}
+
 #define MANY 8 /* so many that a share of them is more than one */
 
 /* Disk I/O that does not end: a batch waits for a share of it once, and then for anything. */
@@ -621,6 +696,7 @@ int main(void)
 		                                teardown),
 		cmocka_unit_test_setup_teardown(more_in_flight_than_entries, setup, teardown),
 		cmocka_unit_test_setup_teardown(registered_memory_is_used, setup, teardown),
+		cmocka_unit_test_setup_teardown(polling_starts_and_ends, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_share_is_not_waited_for_for_ever, setup,
 		                                teardown),
 		cmocka_unit_test_setup_teardown(no_share_of_what_waits, setup, teardown),

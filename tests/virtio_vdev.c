@@ -213,6 +213,84 @@ static void round_trip(struct fixture *f, unsigned i, uint32_t token)
 	assert_int_equal(data[1], token);
 }
 
+/* Whether the driver, with one more request than now, would kick. */
+static bool kick_wanted(struct fixture *f, unsigned i)
+{
+	struct driver_queue *q = &f->d.queue[i];
+	const struct virtq_used *used = driver_host(&f->d, q->used, 6 + 8 * q->size);
+	uint16_t event;
+
+	memcpy(&event, &used->ring[q->size], sizeof(event));
+	if (f->d.features >> VIRTIO_F_EVENT_IDX & 1)
+		return event == q->avail_idx;
+	return !(used->flags & VIRTQ_USED_F_NO_NOTIFY);
+}
+
+/* While the ring polls, an empty queue is looked at, and not kicked; before it sleeps, it is. */
+static void polled(struct fixture *f, uint64_t features)
+{
+	struct ring *ring = &f->world.ring;
+	struct vdev *vdev = &f->toy.vdev;
+	struct virtq_used_elem elem;
+
+	bring_up(f, features, true);
+	round_trip(f, 0, 1);
+	assert_true(kick_wanted(f, 0));
+	assert_int_equal(vdev->polled, 0);
+
+	ring_set_pace(ring, 1000000000, false);
+	ring->pace.polling = true;
+	round_trip(f, 0, 2);
+	assert_int_equal(vdev->polled, 3); /* all queues: what comes next may be for another */
+	assert_false(kick_wanted(f, 0));
+
+	uint64_t kicks = vdev->queue[0].kicks;
+
+	for (unsigned n = 0; n < SIZE; n++) {
+		driver_add(&f->d, 0, DATA, 4, DATA + 4, 4);
+		wait_used(f, 0, &elem);
+		assert_true(ring->pace.polling);
+	}
+	assert_int_equal(vdev->queue[0].kicks, kicks);
+
+	ring_set_pace(ring, 1000, false);
+	ring->pace.polling = true;
+	world_settle(&f->world);
+	assert_int_equal(vdev->polled, 0);
+	assert_true(kick_wanted(f, 0));
+	round_trip(f, 1, 3);
+	ring_set_pace(ring, 0, false);
+}
+
+static void polled_queues_need_no_kick(void **state)
+{
+	polled(*state, ALL);
+}
+
+static void polled_queues_without_event_idx(void **state)
+{
+	polled(*state, ALL & ~(1ull << VIRTIO_F_EVENT_IDX));
+}
+
+/* What is polled may be taken away meanwhile. */
+static void a_polled_device_is_reset(void **state)
+{
+	struct fixture *f = *state;
+	struct ring *ring = &f->world.ring;
+
+	bring_up(f, ALL, true);
+	ring_set_pace(ring, 1000000, false);
+	ring->pace.polling = true;
+	round_trip(f, 0, 1);
+	assert_int_not_equal(f->toy.vdev.polled, 0);
+	driver_reset(&f->d);
+	world_settle(&f->world);
+	bring_up(f, ALL, true);
+	round_trip(f, 1, 2);
+	ring->pace.polling = true;
+	round_trip(f, 0, 1); /* and in the end with all of it: teardown */
+}
+
 /* Standard error goes to a file from here until it is read back. */
 
 static int captured[2];
@@ -1117,6 +1195,9 @@ int main(void)
 		TEST(config_change_is_told),
 		TEST(config_change_before_a_reset_is_not_told),
 		TEST(window_reaches_the_bar),
+		TEST(polled_queues_need_no_kick),
+		TEST(polled_queues_without_event_idx),
+		TEST(a_polled_device_is_reset),
 		TEST(requests_are_served),
 		TEST(each_queue_has_its_vector),
 		TEST(batch_is_one_interrupt),

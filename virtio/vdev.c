@@ -35,13 +35,60 @@ bool vdev_runs(const struct vdev_queue *queue)
 	return !is_off(queue) && !queue->stopping;
 }
 
+static void queue_serve(struct vdev_queue *queue)
+{
+	if (vdev_runs(queue))
+		queue->vdev->kind->ops->notify(queue->vdev, queue->index);
+}
+
 static void kicked(struct io_watch *watch)
 {
 	struct vdev_queue *queue = container_of(watch, struct vdev_queue, kick);
 
 	queue->kicks++;
-	if (vdev_runs(queue))
-		queue->vdev->kind->ops->notify(queue->vdev, queue->index);
+	queue_serve(queue);
+}
+
+/* Polling: while the ring does, it looks at the queues that else wait for a kick. */
+
+static void poll_begin(struct vdev *vdev)
+{
+	for (unsigned i = 0; i < vdev->kind->nqueues; i++) {
+		struct vdev_queue *queue = &vdev->queue[i];
+
+		if (vdev_runs(queue) && queue->virtq.waiting) {
+			virtq_kicks_off(&queue->virtq);
+			vdev->polled |= bit(queue);
+		}
+	}
+}
+
+static bool poll_look(struct ring_poller *poller)
+{
+	struct vdev *vdev = container_of(poller, struct vdev, poller);
+	bool found = false;
+
+	for (uint64_t left = vdev->polled; left; left &= left - 1) {
+		struct vdev_queue *queue = &vdev->queue[__builtin_ctzll(left)];
+
+		if (vdev_runs(queue) && virtq_peek(&queue->virtq)) {
+			vdev->polled &= ~bit(queue);
+			queue_serve(queue);
+			found = true;
+		}
+	}
+	return found;
+}
+
+/* A queue that is served and found empty has its kicks on. */
+static void poll_end(struct ring_poller *poller)
+{
+	struct vdev *vdev = container_of(poller, struct vdev, poller);
+	uint64_t left = vdev->polled;
+
+	vdev->polled = 0;
+	for (; left; left &= left - 1)
+		queue_serve(&vdev->queue[__builtin_ctzll(left)]);
 }
 
 /* Frozen addresses need no lock: the queue was seen enabled under it. */
@@ -147,6 +194,9 @@ static void flush(struct vdev *vdev)
 	uint8_t isr = 0;
 	uint64_t vectors = 0;
 
+	/* Before the driver sees what was pushed, and offers more. */
+	if (vdev->pushed && ring_polls(vdev->world->ring))
+		poll_begin(vdev);
 	for (; vdev->pushed; vdev->pushed &= vdev->pushed - 1) {
 		struct vdev_queue *queue = &vdev->queue[__builtin_ctzll(vdev->pushed)];
 
@@ -250,6 +300,9 @@ int vdev_init(struct vdev *vdev, const struct vdev_kind *kind, const struct vdev
 	if (err)
 		goto no_vpci;
 	ring_watch(world->ring, &vdev->noted, vdev->noted.fd, noted);
+	vdev->poller.look = poll_look;
+	vdev->poller.end = poll_end;
+	ring_add_poller(world->ring, &vdev->poller);
 	return 0;
 
 no_vpci:
@@ -265,6 +318,7 @@ void vdev_fini(struct vdev *vdev)
 {
 	if (!vdev->world)
 		return;
+	ring_remove_poller(vdev->world->ring, &vdev->poller);
 	if (vdev->state != VDEV_IDLE)
 		vdev->state = VDEV_RESETTING;
 	follow(vdev);

@@ -118,9 +118,11 @@ struct vdev {
 	/* The I/O thread's. */
 	struct io_watch noted; /* something below was written */
 	struct ring_hook batch;
-	bool follow;         /* at the end of this batch: look at what was noted, */
-	bool config_raise;   /* raise a configuration interrupt, */
-	uint64_t pushed;     /* flush these queues (a bit each) */
+	bool follow;       /* at the end of this batch: look at what was noted, */
+	bool config_raise; /* raise a configuration interrupt, */
+	uint64_t pushed;   /* flush these queues (a bit each) */
+	struct ring_poller poller;
+	uint64_t polled;     /* instead of being kicked these queues are looked at */
 	bool started;        /* ops->start() was called */
 	uint64_t interrupts; /* since vdev_init() */
 	struct irq intx;     /* opened when it is first raised */

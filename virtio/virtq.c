@@ -204,11 +204,19 @@ bool virtq_flush(struct virtq *q)
 	return (uint16_t)(event - old) < (uint16_t)(new - old); /* old <= event < new */
 }
 
+bool virtq_peek(const struct virtq *q)
+{
+	return __atomic_load_n(&q->avail->idx, __ATOMIC_RELAXED) != q->next_avail;
+}
+
 void virtq_kicks_off(struct virtq *q)
 {
-	/* With an event index that is its state already: idx has passed it. */
+	/* With an event index that is its state already when idx has passed it. */
 	if (!q->event)
 		__atomic_store_n(&q->used->flags, VIRTQ_USED_F_NO_NOTIFY, __ATOMIC_RELAXED);
+	else if (q->waiting && !virtq_peek(q))
+		__atomic_store_n(avail_event(q), (uint16_t)(q->next_avail - 1), __ATOMIC_RELAXED);
+	q->waiting = false;
 }
 
 bool virtq_kicks_on(struct virtq *q)
@@ -222,5 +230,6 @@ bool virtq_kicks_on(struct virtq *q)
 	else
 		__atomic_store_n(&q->used->flags, 0, __ATOMIC_SEQ_CST);
 
-	return __atomic_load_n(&q->avail->idx, __ATOMIC_SEQ_CST) != q->next_avail;
+	q->waiting = __atomic_load_n(&q->avail->idx, __ATOMIC_SEQ_CST) == q->next_avail;
+	return !q->waiting;
 }

@@ -125,6 +125,7 @@ struct virtq {
 	uint16_t used_idx;   /* pushed so far */
 	uint16_t flushed;    /* used->idx: as many of them as the driver was told of */
 	uint16_t in_flight;  /* chains popped and not pushed; never more than size */
+	bool waiting;        /* empty, and to be kicked */
 
 	uint64_t busy[VIRTQ_SIZE_MAX / 64]; /* by head: in flight */
 };
@@ -179,7 +180,10 @@ void virtq_push(struct virtq *q, uint16_t head, uint32_t len);
 /* Show the driver all that was pushed. Returns whether it wants an interrupt for that. */
 bool virtq_flush(struct virtq *q);
 
-/* While the queue is being served: the driver need not kick. It may all the same. */
+/* Whether there is a chain to be popped: a glance, after which one may not sleep. */
+bool virtq_peek(const struct virtq *q);
+
+/* While the queue is being served or looked at: the driver need not kick. It may all the same. */
 void virtq_kicks_off(struct virtq *q);
 
 /* Before sleeping: kick when there is more. Returns whether there is more already, to be popped. */

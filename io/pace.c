@@ -1,0 +1,80 @@
+/*
+ * The pace. Knows counts and times; not what is waited for.
+ */
+#include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "io/pace.h"
+
+#define BACKOFF_MAX 63
+#define SHORT_SLEEP                                                                                \
+	2 /* times the limit of polling: it includes being woken up, which polling saves */
+
+#define TRIAL        32 /* sleeps */
+#define PATIENCE_MAX 2048
+
+void pace_init(struct pace *pace, uint64_t poll_nsec, bool may_give_way)
+{
+	*pace = (struct pace){
+		.poll_nsec = poll_nsec,
+		.may_give_way = may_give_way,
+		.sleeps = TRIAL,
+		.patience = TRIAL,
+	};
+}
+
+/* Each time in vain, twice as many short sleeps pass before the next. */
+void pace_polled(struct pace *pace, bool found)
+{
+	pace->polling = found;
+	if (found)
+		pace->backoff = 0;
+	else if (pace->backoff < BACKOFF_MAX)
+		pace->backoff = 2 * pace->backoff + 1;
+	pace->skip = pace->backoff;
+}
+
+void pace_slept(struct pace *pace, uint64_t nsec)
+{
+	if (nsec >= SHORT_SLEEP * pace->poll_nsec)
+		return;
+	if (pace->skip)
+		pace->skip--;
+	else
+		pace->polling = true;
+}
+
+/* The system call: musl has no sched_setscheduler(). Threads that are started do not inherit it. */
+static void give_way(struct pace *pace, bool on)
+{
+	const struct sched_param param = { 0 };
+
+	pace->gives_way = on;
+	syscall(SYS_sched_setscheduler, 0, (on ? SCHED_BATCH : SCHED_OTHER) | SCHED_RESET_ON_FORK,
+	        &param);
+}
+
+/* One and a half completions a system call: a request that comes alone has one. */
+static bool batches_grow(const struct pace *pace, uint64_t enters, uint64_t cqes)
+{
+	return 2 * (cqes - pace->cqes) > 3 * (enters - pace->enters);
+}
+
+void pace_follow(struct pace *pace, uint64_t enters, uint64_t cqes)
+{
+	if (!pace->may_give_way || --pace->sleeps)
+		return;
+	if (!pace->gives_way) {
+		give_way(pace, true);
+	} else if (batches_grow(pace, enters, cqes)) {
+		pace->patience = TRIAL;
+	} else {
+		give_way(pace, false);
+		if (pace->patience < PATIENCE_MAX)
+			pace->patience *= 2;
+	}
+	pace->sleeps = pace->gives_way ? TRIAL : pace->patience;
+	pace->enters = enters;
+	pace->cqes = cqes;
+}
