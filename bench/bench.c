@@ -17,7 +17,8 @@
 #include "core/main.h"
 
 #define MIB        (1ull << 20)
-#define MEMORY_MIB 64 /* of the guest, and its buffers */
+#define MEMORY_MIB 64           /* of the guest, and its buffers */
+#define DATA_MAX   (1ull << 30) /* in flight: the guest's memory is below 3 GiB */
 #define BOOT_NSEC  60000000000ull
 #define BOOT_JOB   "job=boot"
 #define GUEST_NAME "kring's own guest"
@@ -86,7 +87,7 @@ static int run_status(const struct bench_run *run, const char *what)
 
 	if (error)
 		return bench_fail(STATUS_FAILED, "%s: the guest: %.*s", what,
-		                  (int)json_length(error), error);
+		                  (int)json_length(error) - 2, error + 1); /* less the quotes */
 	if (run->status)
 		return run->status;
 	if (!run->guest)
@@ -161,6 +162,8 @@ static int disk_refuse(const struct options *options, uint64_t depth)
 	if (options->block_size % 512)
 		return bench_fail(STATUS_USAGE, "disk: --bs %llu: must be a multiple of 512",
 		                  N(options->block_size));
+	if (options->block_size * depth > DATA_MAX)
+		return bench_fail(STATUS_USAGE, "disk: --bs times --depth must be at most 1g");
 	if (options->queues * options->disks.n > depth)
 		return bench_fail(STATUS_USAGE, "disk: --depth must be at least --queues, of all "
 		                                "disks together");

@@ -235,7 +235,7 @@ void *memory_take(uint64_t bytes, uint64_t align)
 	uint64_t at = (memory_next + align - 1) & -align;
 
 	if (bytes > memory_end || at > memory_end - bytes)
-		guest_fail("too little memory: raise -m, or lower depth and bs");
+		guest_fail("too little memory below 3 GiB for that depth and bs");
 	memory_next = at + bytes;
 	return memset((void *)at, 0, bytes);
 }
