@@ -418,8 +418,8 @@ static void net_commands(void **state)
 		             "bench net -t tap=%s --op %s --size 1000 --time 0.1 --json %s", tap,
 		             ops[i / 2], i % 2 ? "--plain" : "");
 		assert_int_equal(status, STATUS_OK);
-		assert_true(json_number(text, "bytes_per_s") ==
-		            json_number(text, "requests_per_s") * 1000);
+		assert_true(json_number(text, "bytes_per_s") >
+		            json_number(text, "requests_per_s") * 999); /* in nine digits */
 		assert_true(json_number(text, "per_request/io_cpu_us") > 0);
 		free(text);
 	}
