@@ -1,6 +1,7 @@
 /*
  * `kring bench`: what each of its commands gives to the guest and to kring, and what is printed.
  */
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,12 +33,13 @@ static const char *const disk_ops[] = { "randread", "randwrite", "read", "write"
 static const char *const waits[] = { "poll", "irq" };
 static const struct {
 	const char *name;
+	const char *noun;
 	enum bench_peer peer;
 	enum bench_plain_op plain;
 } net_ops[] = {
-	{ "tx", BENCH_PEER_NONE, BENCH_PLAIN_TX },
-	{ "rx", BENCH_PEER_SEND, BENCH_PLAIN_RX },
-	{ "rr", BENCH_PEER_ECHO, BENCH_PLAIN_RR },
+	{ "tx", "frame", BENCH_PEER_NONE, BENCH_PLAIN_TX },
+	{ "rx", "frame", BENCH_PEER_SEND, BENCH_PLAIN_RX },
+	{ "rr", "round trip", BENCH_PEER_ECHO, BENCH_PLAIN_RR },
 };
 
 /* One line for the user; returns the exit status. */
@@ -97,6 +99,7 @@ static int run_status(const struct bench_run *run, const char *what)
 
 /* What was told of a run. */
 struct bench_told {
+	const char *noun; /* what a request is called */
 	const char *guest, *stats, *timings;
 };
 
@@ -113,7 +116,7 @@ static int result_print(const struct options *options, const char *bench, const 
 		printf(", \"guest\": %s}\n", told->guest);
 	} else {
 		printf("%s\n", title);
-		bench_result_text(&result, stdout);
+		bench_result_text(&result, told->noun, stdout);
 	}
 	if (result.errors > 0)
 		return bench_fail(STATUS_FAILED, "%s %s: %.0f requests failed", bench, target,
@@ -126,7 +129,7 @@ static int result_print(const struct options *options, const char *bench, const 
 
 /* A bench of a device: run, print, judge. */
 static int device_bench(const struct options *options, struct bench_run *run, const char *bench,
-                        const char *target, const char *title)
+                        const char *target, const char *title, const char *noun)
 {
 	char what[512];
 	int status;
@@ -136,8 +139,9 @@ static int device_bench(const struct options *options, struct bench_run *run, co
 	snprintf(what, sizeof(what), "%s %s", bench, target);
 	status = run_status(run, what);
 	if (!status)
-		status = result_print(options, bench, target, title,
-		                      &(struct bench_told){ run->guest, run->stats, run->timings });
+		status = result_print(
+		        options, bench, target, title,
+		        &(struct bench_told){ noun, run->guest, run->stats, run->timings });
 	bench_run_fini(run);
 	return status;
 }
@@ -206,7 +210,7 @@ static int bench_disk(const struct options *options)
 	         options->disks.n > 1 ? " and others" : "", op, N(options->block_size), N(depth),
 	         N(options->queues), options->queues > 1 ? "s" : "",
 	         options->wait ? "by interrupt" : "polling");
-	return device_bench(options, &run, "disk", path, title);
+	return device_bench(options, &run, "disk", path, title, "request");
 }
 
 /* NAME of [tap=]NAME[,OPTION...]. */
@@ -225,7 +229,7 @@ static int plain_net(const struct options *options, const char *name, const char
 	                (uint32_t)options->frame_size, options->time, guest, stats))
 		return STATUS_FAILED;
 	return result_print(options, "plain", name, title,
-	                    &(struct bench_told){ guest, stats, "{}" });
+	                    &(struct bench_told){ net_ops[options->op].noun, guest, stats, "{}" });
 }
 
 /* With one. */
@@ -246,7 +250,7 @@ static int guest_net(const struct options *options, const char *name, const char
 	         "job=net op=%s size=%llu depth=%llu time_ms=%llu wait=%s verify=%d %s", op,
 	         N(options->frame_size), N(depth), N(options->time / 1000000), waits[options->wait],
 	         options->verify, options->job ? options->job : "");
-	return device_bench(options, &run, "net", name, title);
+	return device_bench(options, &run, "net", name, title, net_ops[options->op].noun);
 }
 
 static int bench_net(const struct options *options)
@@ -447,7 +451,7 @@ static int bench_boot(const struct options *options)
 	return status;
 }
 
-int main_bench(const struct options *options)
+static int bench_command(const struct options *options)
 {
 	switch (options->command) {
 	case COMMAND_BENCH_DISK:
@@ -463,4 +467,13 @@ int main_bench(const struct options *options)
 	default:
 		return STATUS_USAGE;
 	}
+}
+
+int main_bench(const struct options *options)
+{
+	int status = bench_command(options);
+
+	if (fflush(stdout) && !status)
+		return bench_fail(STATUS_FAILED, "standard output: %s", strerror(errno));
+	return status;
 }

@@ -13,7 +13,7 @@
 static const struct row {
 	const char *group; /* in JSON, the object it is in; NULL: none */
 	const char *key;
-	const char *label; /* for people; NULL: not for them */
+	const char *label; /* for people */
 	double scale;      /* for people */
 	size_t field;
 } rows[] = {
@@ -86,19 +86,40 @@ static double value_of(const struct bench_result *result, const struct row *row)
 	return *(const double *)(const void *)((const char *)result + row->field);
 }
 
-void bench_result_text(const struct bench_result *result, FILE *out)
+/* Whether there is anything to say: a disk has no frames, a plain loop no vCPU. */
+static bool is_told(const struct bench_result *result, const struct row *row)
+{
+	size_t field = row->field;
+
+	if (field == FIELD(mismatches))
+		return result->verified > 0;
+	return value_of(result, row) != 0 || !(field == FIELD(errors) || field == FIELD(verified) ||
+	                                       (field >= FIELD(mean) && field <= FIELD(max)) ||
+	                                       (field >= FIELD(vcpu_cpu) && result->enters == 0));
+}
+
+/* @label with @noun in place of "request". */
+static void label_make(char *text, size_t len, const char *label, const char *noun)
+{
+	static const char word[] = "request";
+	const char *at = strstr(label, word);
+
+	if (at)
+		snprintf(text, len, "%.*s%s%s", (int)(at - label), label, noun, at + strlen(word));
+	else
+		snprintf(text, len, "%s", label);
+}
+
+void bench_result_text(const struct bench_result *result, const char *noun, FILE *out)
 {
 	for (size_t i = 0; i < ROWS; i++) {
 		double value = value_of(result, &rows[i]) * rows[i].scale;
-		size_t field = rows[i].field;
-		bool optional = field == FIELD(errors) || field == FIELD(verified) ||
-		                (field == FIELD(mismatches) && result->verified == 0) ||
-		                (field >= FIELD(mean) && field <= FIELD(max)) ||
-		                (field >= FIELD(vcpu_cpu) && result->enters == 0);
+		char label[64];
 
-		if (rows[i].label && (value != 0 || !optional))
-			fprintf(out, value >= 100 ? "  %-36s %12.0f\n" : "  %-36s %12.3g\n",
-			        rows[i].label, value);
+		if (!is_told(result, &rows[i]))
+			continue;
+		label_make(label, sizeof(label), rows[i].label, noun);
+		fprintf(out, value >= 100 ? "  %-40s %12.0f\n" : "  %-40s %12.3g\n", label, value);
 	}
 }
 

@@ -33,8 +33,8 @@ struct bench_result {
 void bench_result(struct bench_result *result, const char *guest, const char *stats,
                   const char *timings);
 
-/* The rows, for people; those that are about something else are left out. */
-void bench_result_text(const struct bench_result *result, FILE *out);
+/* The rows, for people; those that are about something else are left out. A request is a @noun. */
+void bench_result_text(const struct bench_result *result, const char *noun, FILE *out);
 
 /* Members of a JSON object, each with a comma before it. */
 void bench_result_json(const struct bench_result *result, FILE *out);

@@ -396,6 +396,10 @@ static void commands(void **state)
 	text = kring(&status, "bench boot -n 1 -k /nowhere 2>&1");
 	assert_int_equal(status, STATUS_FAILED);
 	free(text);
+	text = kring(&status, "bench exits --time 0.05 2>&1 >/dev/full");
+	assert_int_equal(status, STATUS_FAILED);
+	assert_non_null(strstr(text, "standard output"));
+	free(text);
 	text = kring(&status, "bench exits --time 0.1");
 	assert_int_equal(status, STATUS_OK);
 	assert_non_null(strstr(text, "interrupt"));

@@ -73,6 +73,16 @@ static char *shown(void (*show)(const struct bench_result *, FILE *), struct ben
 	return text;
 }
 
+static void text_of_requests(const struct bench_result *r, FILE *out)
+{
+	bench_result_text(r, "request", out);
+}
+
+static void text_of_frames(const struct bench_result *r, FILE *out)
+{
+	bench_result_text(r, "frame", out);
+}
+
 static void members(void **state)
 {
 	struct bench_result r;
@@ -101,9 +111,9 @@ static void table(void **state)
 
 	(void)state;
 	result(&r);
-	text = shown(bench_result_text, &r);
-	assert_non_null(strstr(text, "requests a second                            2000\n"));
-	assert_non_null(strstr(text, "latency us: mean                               16\n"));
+	text = shown(text_of_requests, &r);
+	assert_non_null(strstr(text, "requests a second                                2000\n"));
+	assert_non_null(strstr(text, "latency us: mean                                   16\n"));
 	assert_null(strstr(text, "errors"));
 	assert_null(strstr(text, "compared"));
 	free(text);
@@ -111,10 +121,15 @@ static void table(void **state)
 	r.errors = 3;
 	r.verified = 10;
 	r.mean = r.p50 = r.p90 = r.p99 = r.p999 = r.max = 0;
-	text = shown(bench_result_text, &r);
-	assert_non_null(strstr(text, "errors                                          3\n"));
-	assert_non_null(strstr(text, "of them wrong                                   0\n"));
+	text = shown(text_of_requests, &r);
+	assert_non_null(strstr(text, "errors                                              3\n"));
+	assert_non_null(strstr(text, "of them wrong                                       0\n"));
 	assert_null(strstr(text, "latency"));
+	free(text);
+
+	text = shown(text_of_frames, &r);
+	assert_non_null(strstr(text, "  frames a second  "));
+	assert_null(strstr(text, "request"));
 	free(text);
 }
 
