@@ -297,7 +297,7 @@ int ring_register_memory(struct ring *ring, const struct iovec *area, unsigned n
 	unsigned nbuffers = 0;
 	int err;
 
-	assert(n <= RING_AREAS_MAX && !ring->nareas);
+	assert(n && n <= RING_AREAS_MAX && !ring->nareas);
 	for (unsigned i = 0; i < n; i++)
 		nbuffers += (unsigned)((area[i].iov_len + BUFFER_MAX - 1) / BUFFER_MAX);
 	buffer = malloc(nbuffers * sizeof(*buffer));
@@ -342,9 +342,9 @@ static int buffer_find(const struct ring *ring, const void *addr, unsigned len)
 	return -1;
 }
 
-static void use_registered(struct ring *ring, struct io_uring_sqe *sqe)
+static void use_registered(struct ring *ring, struct io_uring_sqe *sqe, const void *addr)
 {
-	int buffer = buffer_find(ring, (const void *)(uintptr_t)sqe->addr, sqe->len);
+	int buffer = buffer_find(ring, addr, sqe->len);
 
 	if (buffer < 0)
 		return;
@@ -364,7 +364,7 @@ static struct io_uring_sqe *rw_start(struct ring *ring, struct io_op *op, int op
 	op->near = offset != (uint64_t)-1;
 	ring->near += op->near;
 	if (opcode == IORING_OP_READ || opcode == IORING_OP_WRITE)
-		use_registered(ring, sqe);
+		use_registered(ring, sqe, addr);
 	return sqe;
 }
 
