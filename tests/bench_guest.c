@@ -220,6 +220,24 @@ static void mistakes(void **state)
 	close(image.fd);
 }
 
+static struct bench_run net_job(const char *cmdline, enum bench_peer kind, uint32_t size,
+                                unsigned time_ms)
+{
+	char timed[256];
+	pid_t peer = 0;
+
+	snprintf(timed, sizeof(timed), "%s time_ms=%u", cmdline, time_ms);
+	if (kind != BENCH_PEER_NONE)
+		peer = bench_peer_start(kind, tap, size);
+	assert_true(peer >= 0);
+
+	struct bench_run run = job(timed, "--net", tap);
+
+	if (peer)
+		bench_peer_stop(peer);
+	return run;
+}
+
 static void net_ops(void **state)
 {
 	static const struct {
@@ -244,17 +262,12 @@ static void net_ops(void **state)
 	WHERE_KVM_IS;
 	WHERE_TAPS_ARE;
 	for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-		char cmdline[256];
-		struct bench_run run;
-		pid_t peer = 0;
+		struct bench_run run = net_job(cases[i].cmdline, cases[i].peer, cases[i].size, 60);
 
-		snprintf(cmdline, sizeof(cmdline), "%s time_ms=60", cases[i].cmdline);
-		if (cases[i].peer != BENCH_PEER_NONE)
-			peer = bench_peer_start(cases[i].peer, tap, cases[i].size);
-		assert_true(peer >= 0);
-		run = job(cmdline, "--net", tap);
-		if (peer)
-			bench_peer_stop(peer);
+		if (!json_number(run.guest, "served")) { /* a host that had other things to do */
+			bench_run_fini(&run);
+			run = net_job(cases[i].cmdline, cases[i].peer, cases[i].size, 4000);
+		}
 		expect_good(&run, cases[i].verified);
 		/* What the host sent before the guest took long frames comes in cut. */
 		assert_true(json_number(run.guest, "bytes") >=
