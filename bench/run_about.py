@@ -24,13 +24,16 @@ def found(path, pattern):
 
 def lines(root, kring, took):
     """One line for each thing."""
-    ring0 = re.search(r'ring0 +(\w+)', subprocess.run([kring, 'probe'], capture_output=True, text=True, check=False).stdout)
-    dirty = said('git', 'status', '--porcelain', '--untracked-files=no', '--', ':!bench/RESULTS.md', ':!bench/plots', cwd=root)
+    probe = subprocess.run([kring, 'probe'], capture_output=True, text=True, check=False).stdout
+    ring0 = re.search(r'ring0 +(\w+)', probe)
+    dirty = said('git', 'status', '--porcelain', '--untracked-files=no', '--', ':!bench/RESULTS.md', ':!bench/plots',
+                 cwd=root)
+    commit = said('git', 'rev-parse', '--short=12', 'HEAD', cwd=root)
     yield (f"machine: {os.cpu_count()} CPUs ({found('/proc/cpuinfo', 'model name.*: (.*)')}),"
            f" {int(found('/proc/meminfo', 'MemTotal: *([0-9]+)')) >> 20} GiB, KVM with guest kernels"
            f" {ring0[1] if ring0 else 'unknown'}; load average at the end {os.getloadavg()[0]:.1f}")
     yield f'kernel: Linux {os.uname().release}; in the lab Debian 6.1 for the host, the minimal kernel for guests'
-    yield (f"versions: kring {said('git', 'rev-parse', '--short=12', 'HEAD', cwd=root)}{' and changes' if dirty else ''},"
+    yield (f"versions: kring {commit}{' and changes' if dirty else ''},"
            f" {said('qemu-system-x86_64', '--version').replace('emulator version ', '')}, {said('fio', '--version')},"
            f" {' '.join(said('iperf3', '--version').split()[:2])}")
     when = datetime.datetime.now(datetime.timezone.utc)

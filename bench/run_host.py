@@ -31,14 +31,24 @@ KRING_DISK = '-d {path},queues={queues}{direct}'
 KRING_NET = '-t {tap}'
 
 # Monitor: command line, devices, how QEMU serves them, and which of its threads run guest code.
-Monitor = collections.namedtuple('Monitor', 'command disk aio net vhost vcpu')
-KRING_VCPU = re.compile(r'kring')
-QEMU_VCPU = re.compile(r'CPU ')
+Monitor = collections.namedtuple('Monitor', 'command disk aio net vhost is_vcpu')
+
+
+def kring_vcpu(comm, is_main):
+    """The main thread serves the ring; io_uring's and KVM's threads have names of their own."""
+    return not is_main and comm.startswith('kring')
+
+
+def qemu_vcpu(comm, _):
+    """QEMU names them."""
+    return comm.startswith('CPU ')
+
+
 MONITORS = {
-    'qemu': Monitor(QEMU, QEMU_DISK, 'io_uring', QEMU_NET, 'off', QEMU_VCPU),
-    'kring': Monitor(KRING, KRING_DISK, '', KRING_NET, '', KRING_VCPU),
-    'qemu-native': Monitor(QEMU, QEMU_DISK, 'native', '', '', QEMU_VCPU),
-    'qemu-vhost': Monitor(QEMU, '', '', QEMU_NET, 'on', QEMU_VCPU),
+    'qemu': Monitor(QEMU, QEMU_DISK, 'io_uring', QEMU_NET, 'off', qemu_vcpu),
+    'kring': Monitor(KRING, KRING_DISK, '', KRING_NET, '', kring_vcpu),
+    'qemu-native': Monitor(QEMU, QEMU_DISK, 'native', '', '', qemu_vcpu),
+    'qemu-vhost': Monitor(QEMU, '', '', QEMU_NET, 'on', qemu_vcpu),
 }
 LEAN = ('qemu', 'kring')
 
@@ -74,7 +84,8 @@ class Host:
         self.kring, self.elf, self.seconds, self.runs = kring, elf, seconds, runs
         self.directory = directory
         self.idle = directory / 'idle.elf'
-        subprocess.run(['gcc', '-c', '-x', 'assembler', '-o', directory / 'idle.o', '-'], input=IDLE.encode(), check=True)
+        subprocess.run(['gcc', '-c', '-x', 'assembler', '-o', directory / 'idle.o', '-'], input=IDLE.encode(),
+                       check=True)
         subprocess.run(['ld', '-N', '-Ttext=0x100000', '-e', 'start', '--no-warn-rwx-segments', '-o', self.idle,
                         directory / 'idle.o'], check=True)
 
@@ -108,27 +119,25 @@ def threads(pid):
     return found
 
 
-def run_sampled(argv, seconds):
-    """Runs it to its end; the threads' CPU share during the last `seconds`, less a tenth at both ends."""
-    samples = []
+def run_sampled(argv, seconds, is_vcpu=lambda comm, is_main: False):
+    """Runs it to its end; the CPU share of its threads but the vCPUs', during the busiest part of the job."""
+    seen, samples = {}, []
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
         deadline = time.monotonic() + seconds + 60
         while child.poll() is None and time.monotonic() < deadline:
-            samples.append((time.monotonic(), threads(child.pid)))
+            seen |= {tid: spent for (comm, tid), spent in threads(child.pid).items()
+                     if not is_vcpu(comm, tid == child.pid)}
+            samples.append((time.monotonic(), sum(seen.values()) / 1e6))
             time.sleep(min(0.05, seconds / 10))
-        end = time.monotonic()
         child.kill()
         child.wait()
         out.seek(0)
         err.seek(0)
         text, errors = out.read().decode(errors='replace'), err.read().decode(errors='replace')
-    inside = [sample for sample in samples if end - 0.9 * seconds <= sample[0] <= end - 0.1 * seconds]
-    share = {}
-    if len(inside) > 1:
-        (begin, first), (last, final) = inside[0], inside[-1]
-        share = {key: (spent - first.get(key, 0)) / 1e6 / (last - begin) for key, spent in final.items()}
-    return text, errors, share, child.pid
+    shares = [(last - first) / (end - begin) for begin, first in samples for end, last in samples
+              if end - begin >= 0.7 * seconds]
+    return text, errors, max(shares, default=0)
 
 
 def last_json(text):
@@ -139,31 +148,28 @@ def last_json(text):
     return None
 
 
-def guest_values(name, told, share, pid):
+def guest_values(told, share):
     """What a disk or net job of the benchmark guest came to, and the monitor's CPU beside the vCPUs'."""
-    vcpu = MONITORS[name].vcpu
-    own = sum(part for (comm, tid), part in share.items()
-              if not (vcpu.match(comm) and (tid != pid or vcpu is not KRING_VCPU)))
     per_second = told['ops'] / told['seconds']
     values = {'per_second': per_second, 'mbytes_per_second': told['bytes'] / told['seconds'] / 1e6}
     if told['lat_us']['p50']:
         values |= {'p50_us': told['lat_us']['p50'], 'p99_us': told['lat_us']['p99']}
-    return values | {'kicks': told['kicks'] / told['ops'], 'cpu_us_io': own * 1e6 / per_second}
+    return values | {'kicks': told['kicks'] / told['ops'], 'cpu_us_io': share * 1e6 / per_second}
 
 
 def guest_run(host, bench, name, run, argv):
     """One job of the benchmark guest as a result."""
-    text, errors, share, pid = run_sampled(argv, host.seconds)
+    text, errors, share = run_sampled(argv, host.seconds, MONITORS[name].is_vcpu)
     told = last_json(text)
     if not told or 'error' in told or not told.get('ops'):
         why = told.get('error') if told and 'error' in told else (errors or text).strip().splitlines()[-1:]
         return result(bench, name, run, failed=f'{why}')
-    return result(bench, name, run, guest_values(name, told, share, pid))
+    return result(bench, name, run, guest_values(told, share))
 
 
 def fio_run(host, bench, run, argv):
     """The ceiling of a disk."""
-    text, errors, share, _ = run_sampled(argv, host.seconds)
+    text, errors, share = run_sampled(argv, host.seconds)
     told = last_json(text)
     if not told:
         return result(bench, 'fio, no VM', run, failed=errors.strip()[-200:])
@@ -171,7 +177,7 @@ def fio_run(host, bench, run, argv):
     per_second = job['read']['iops'] + job['write']['iops']
     moved = job['read']['bw_bytes'] + job['write']['bw_bytes']
     return result(bench, 'fio, no VM', run, {'per_second': per_second, 'mbytes_per_second': moved / 1e6,
-                                             'cpu_us_io': sum(share.values()) * 1e6 / per_second})
+                                             'cpu_us_io': share * 1e6 / per_second})
 
 
 DISK_PEERS = ('qemu', 'kring', 'qemu-native')
@@ -228,8 +234,8 @@ def running(argvs):
 @contextlib.contextmanager
 def a_tap(name):
     """A tap that is up and quiet; why there is none, where there is none."""
-    made = subprocess.run(['ip', 'tuntap', 'add', 'dev', name, 'mode', 'tap', 'vnet_hdr'], capture_output=True, text=True,
-                          check=False)
+    made = subprocess.run(['ip', 'tuntap', 'add', 'dev', name, 'mode', 'tap', 'vnet_hdr'], capture_output=True,
+                          text=True, check=False)
     if made.returncode:
         yield f'no tap: {made.stderr.strip()}'
         return
@@ -245,8 +251,8 @@ def a_tap(name):
 
 def plain_run(host, bench, run, op, tap, size):
     """The ceiling of a tap: a loop of system calls that does the same with no VM."""
-    argv = [host.kring, 'bench', 'net', '--plain', '-t', tap, '--op', op, '--size', str(size), '--time', str(host.seconds),
-            '--json']
+    argv = [host.kring, 'bench', 'net', '--plain', '-t', tap, '--op', op, '--size', str(size),
+            '--time', str(host.seconds), '--json']
     done = subprocess.run(argv, capture_output=True, text=True, timeout=host.seconds + 60, check=False)
     told = last_json(done.stdout)
     if not told:
@@ -417,7 +423,8 @@ def growth(host, wanted):
                 if not wanted(f'growth-{what}-{count}'):
                     continue
                 for name in LEAN:
-                    took = statistics.median(timed(host.command(name, 'job=boot', memory=128, **more)) for _ in range(3))
+                    argv = host.command(name, 'job=boot', memory=128, **more)
+                    took = statistics.median(timed(argv) for _ in range(3))
                     with running([host.command(name, '', elf=host.idle, memory=128, **more)]) as children:
                         time.sleep(0.5)
                         yield result(f'growth-{what}-{count}', name, run, {

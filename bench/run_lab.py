@@ -63,9 +63,9 @@ MONITORS = {
 }
 
 # Linux, arch/x86/entry/syscalls/syscall_64.tbl: those that monitors live on.
-CALLS = {0: 'read', 1: 'write', 7: 'poll', 8: 'lseek', 16: 'ioctl', 17: 'pread64', 18: 'pwrite64', 19: 'readv', 20: 'writev',
-         24: 'sched_yield', 202: 'futex', 208: 'io_getevents', 209: 'io_submit', 232: 'epoll_wait', 271: 'ppoll',
-         281: 'epoll_pwait', 295: 'preadv', 296: 'pwritev', 333: 'io_pgetevents', 426: 'io_uring_enter'}
+CALLS = {0: 'read', 1: 'write', 7: 'poll', 8: 'lseek', 16: 'ioctl', 17: 'pread64', 18: 'pwrite64', 19: 'readv',
+         20: 'writev', 24: 'sched_yield', 202: 'futex', 208: 'io_getevents', 209: 'io_submit', 232: 'epoll_wait',
+         271: 'ppoll', 281: 'epoll_pwait', 295: 'preadv', 296: 'pwritev', 333: 'io_pgetevents', 426: 'io_uring_enter'}
 # Linux, arch/x86/include/uapi/asm/svm.h.
 EXITS = {0x060: 'intr', 0x061: 'nmi', 0x064: 'vintr', 0x072: 'cpuid', 0x078: 'hlt', 0x07b: 'io', 0x07c: 'msr',
          0x400: 'npf'}
@@ -126,7 +126,8 @@ def write_plan(directory, jobs, monitors, runs, paths):
             for monitor in monitors:
                 command, devices = MONITORS[monitor]
                 if kind in devices:
-                    line = command.replace('{devices}', devices[kind]).format(kind=kind, disk='/dev/kringbench', **paths)
+                    line = command.replace('{devices}', devices[kind])
+                    line = line.format(kind=kind, disk='/dev/kringbench', **paths)
                     plan.append(f'{monitor} {run} {kind} {line}\n')
     (directory / 'plan').write_text(''.join(plan))
     return kinds, len(plan)
@@ -208,7 +209,7 @@ def values(kind, free, counted):
 
     moved = free['sectors'] * 512 if kind == 'disk' else free['rx_bytes'] + free['tx_bytes']
     done, seconds = work(free) or 1, free['time'] or 1
-    # A thread that ran guest code is a vCPU. Its time outside of the guest is taken from clock ticks, the others' is exact.
+    # A thread that ran guest code is a vCPU. Its time outside of the guest is by clock ticks, the others' is exact.
     tasks = {name[5:]: (spent, free.get('guest ' + name[5:], 0)) for name, spent in free.items()
              if name.startswith('task ')}
     vcpu = sum(max(spent - guest, 0) for spent, guest in tasks.values() if guest)

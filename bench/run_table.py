@@ -20,16 +20,13 @@ DISTANCE = [
     ('UDP 64 B packets in a second', 'net-udp-64-in', 'packets_in', '≥ 1.5 ×', QEMU),
     ('here: benchmark guest, exec to exit, ms', 'start', 'exit_ms', '≤ 5', QEMU),
 ]
-for _place in ('tmpfs', 'direct'):
-    for _op in ('randread', 'randwrite'):
-        for _bound, _base in (('≥ 1.5 ×', QEMU), ('≥ 0.95 ×', FIO)):
-            DISTANCE.append((f'here: 4 KiB {_op} a second, depth 32, {_place}', f'disk-{_place}-{_op}-4k-32', 'per_second',
-                             _bound, _base))
-for _op, _word in (('tx', 'out'), ('rx', 'in')):
-    for _size in (64, 1514):
-        DISTANCE.append((f'here: {_size} B packets {_word} a second', f'net-{_op}-{_size}', 'per_second', '≥ 1.5 ×', QEMU))
-        DISTANCE.append((f'here: {_size} B packets {_word}, CPU µs each', f'net-{_op}-{_size}', 'cpu_us_io', '≤ 1.25 ×',
-                         PLAIN))
+DISTANCE += [(f'here: 4 KiB {op} a second, depth 32, {place}', f'disk-{place}-{op}-4k-32', 'per_second', bound, base)
+             for place in ('tmpfs', 'direct') for op in ('randread', 'randwrite')
+             for bound, base in (('≥ 1.5 ×', QEMU), ('≥ 0.95 ×', FIO))]
+DISTANCE += [(f'here: {size} B packets {word}{what}', f'net-{op}-{size}', value, bound, base)
+             for op, word in (('tx', 'out'), ('rx', 'in')) for size in (64, 1514)
+             for what, value, bound, base in ((' a second', 'per_second', '≥ 1.5 ×', QEMU),
+                                              (', CPU µs each', 'cpu_us_io', '≤ 1.25 ×', PLAIN))]
 COLUMNS = [('calls', 'calls'), ('exits', 'exits'), ('cpu_us', 'CPU µs'), ('per_second', 'a second')]
 
 
@@ -147,7 +144,7 @@ def host(results, out):
     found = gather(results)
     sections = collections.defaultdict(list)
     for bench in found:
-        names = dict.fromkeys(name for values in found[bench].values() for name in values if any(values[name]))
+        names = dict.fromkeys(name for values in found[bench].values() for name in values)
         sections[tuple(names)].append(bench)
     for names, benches in sections.items():
         lines = []
