@@ -438,6 +438,8 @@ static int session_run(struct session *session, bool *again)
 		stats_print_exits(&machine->stats, session->stats);
 		fputs("\n}\n", session->stats);
 	}
+	if (!*again) /* KVM waits for two grace periods and more, 4 to 30 ms, before a VM is gone */
+		ring_hold(&session->ring, machine->vm.fd);
 	machine_fini(machine);
 out:
 	free(machine);

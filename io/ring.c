@@ -160,6 +160,11 @@ void ring_forget_memory(struct ring *ring)
 	ring->nareas = 0;
 }
 
+void ring_hold(struct ring *ring, int fd)
+{
+	io_uring_register_files(&ring->uring, &fd, 1);
+}
+
 /* The number of the registered buffer in which all of it lies; -1: none. */
 static int buffer_find(const struct ring *ring, const void *addr, unsigned len)
 {

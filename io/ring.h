@@ -135,6 +135,13 @@ void ring_fini(struct ring *ring);
 int ring_register_memory(struct ring *ring, const struct iovec *area, unsigned n);
 void ring_forget_memory(struct ring *ring);
 
+/*
+ * Hold what @fd stands for, when that is closed, until ring_fini(): after that the kernel lets go
+ * of it in its own time, and the process need not wait for it to end. Once; where the kernel cannot
+ * it does not.
+ */
+void ring_hold(struct ring *ring, int fd);
+
 /* What @err, from ring_init, means and what to do about it: one line without a full stop. */
 const char *ring_explain(int err);
 

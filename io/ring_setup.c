@@ -35,7 +35,8 @@ const struct ring_name ring_opcodes[] = {
 };
 
 /* What may be registered once the ring is in use, but for its descriptor. */
-static const unsigned registrations[] = { IORING_REGISTER_BUFFERS, IORING_UNREGISTER_BUFFERS };
+static const unsigned registrations[] = { IORING_REGISTER_BUFFERS, IORING_UNREGISTER_BUFFERS,
+	                                  IORING_REGISTER_FILES };
 
 #define REGISTRATIONS_N (sizeof(registrations) / sizeof(registrations[0]))
 

@@ -406,6 +406,26 @@ static void polling_starts_and_ends(void **state)
 	close(test.fd);
 }
 
+/* What is held outlives its descriptor, and the ring by no more than the kernel takes. */
+static void what_is_held_goes_with_the_ring(void **state)
+{
+	struct ring ring;
+	struct pollfd end;
+	int fds[2];
+
+	(void)state;
+	assert_int_equal(ring_init(&ring, 8), 0);
+	assert_int_equal(pipe(fds), 0);
+	end = (struct pollfd){ .fd = fds[0], .events = POLLIN };
+	ring_hold(&ring, fds[1]);
+	close(fds[1]);
+	assert_int_equal(poll(&end, 1, 20), 0);
+	ring_fini(&ring);
+	assert_int_equal(poll(&end, 1, 30000), 1);
+	assert_true(end.revents & POLLHUP);
+	close(fds[0]);
+}
+
 #define MANY 8 /* so many that a share of them is more than one */
 
 /* Disk I/O that does not end: a batch waits for a share of it once, and then for anything. */
@@ -696,6 +716,7 @@ int main(void)
 		                                teardown),
 		cmocka_unit_test_setup_teardown(more_in_flight_than_entries, setup, teardown),
 		cmocka_unit_test_setup_teardown(registered_memory_is_used, setup, teardown),
+		cmocka_unit_test(what_is_held_goes_with_the_ring),
 		cmocka_unit_test_setup_teardown(polling_starts_and_ends, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_share_is_not_waited_for_for_ever, setup,
 		                                teardown),
