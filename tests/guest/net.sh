@@ -20,7 +20,8 @@ ip addr add 192.0.2.2/24 dev eth0
 ip link set eth0 up
 until ping -c 1 -W 1 192.0.2.1 >/dev/null; do sleep 0.2; done'
 fetch='until wget -qO /tmp/got http://192.0.2.1:8080/file 2>/dev/null; do sleep 0.2; done; sha256sum </tmp/got'
-send='base64 /tmp/got >/tmp/sent; wget -qO - --post-file=/tmp/sent http://192.0.2.1:8080/cgi-bin/digest'
+send='base64 /tmp/got >/tmp/sent
+until wget -qO - --post-file=/tmp/sent http://192.0.2.1:8080/cgi-bin/digest 2>/dev/null; do sleep 0.2; done'
 streams="while :; do ping -A -s 1400 192.0.2.1; done >/dev/null 2>&1 &
 while :; do $fetch; done >/dev/null 2>&1 &"
 
@@ -186,6 +187,7 @@ test_net_offloads() {
 		grep virtio /proc/interrupts
 	END
 	job_initrd "$KRING_CACHE/disktools.cpio"
+	deadline=180
 	guest_start -k "$kernel" -m 256M -c 2 -t kr0,queues=2,mtu=9000 --append kring.job=disk -d "$tools"
 	cards kr0
 	serve "$minimal" 1000000
