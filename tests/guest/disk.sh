@@ -118,6 +118,13 @@ test_disk_fio_sync() {
 	disk -d a.img,sync
 }
 
+# Guest memory that the kernel has registered.
+test_disk_fio_registered() {
+	image a.img 64M
+	fio_job 1 >job
+	disk --registered-memory on -d a.img
+}
+
 # Four jobs on four CPUs, and so on four queues.
 test_disk_fio_queues() {
 	image a.img 64M
