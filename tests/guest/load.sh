@@ -29,8 +29,11 @@ test_load_rebind() {
 			device=\$(basename "\$(readlink /sys/block/vda/device)")
 			load() {
 				disk=/dev/\$(ls /sys/bus/virtio/devices/\$device/block)
-				dd if=\$disk of=/dev/null bs=64k 2>/dev/null &
-				dd if=/dev/zero of=\$disk bs=64k count=64 2>/dev/null &
+				[ -b \$disk ]
+				exec 5<\$disk 6>\$disk # before the node goes, or it would be made, as a file
+				dd of=/dev/null bs=64k <&5 2>/dev/null &
+				dd if=/dev/zero bs=64k count=64 >&6 2>/dev/null &
+				exec 5<&- 6>&-
 			}
 			back() { :; }
 			rebind \$device virtio_blk
@@ -188,11 +191,14 @@ test_load_soak() {
 				disk=/dev/$(ls /sys/bus/virtio/devices/$device/block)
 				yes "cycle $n" | head -c 8388608 >want
 				dd if=want of=$disk bs=64k conv=fsync 2>/dev/null
-				dd if=/dev/zero of=$disk bs=64k seek=256 2>/dev/null &
+				exec 6>$disk # before the node goes, or it would be made, as a file
+				dd if=/dev/zero bs=64k seek=256 conv=notrunc >&6 2>/dev/null &
+				exec 6>&-
 				echo $device >/sys/bus/virtio/drivers/virtio_blk/unbind
 				wait
 				echo $device >/sys/bus/virtio/drivers/virtio_blk/bind
 				disk=/dev/$(ls /sys/bus/virtio/devices/$device/block)
+				[ -b $disk ]
 				dd if=$disk bs=64k count=128 2>/dev/null | cmp - want
 			done
 			dd if=/dev/zero of=$disk bs=64k seek=128 2>/dev/null || :
