@@ -2,11 +2,14 @@
  * `kring bench`: what each of its commands gives to the guest and to kring, and what is printed.
  */
 #include <errno.h>
+#include <limits.h>
+#include <net/if.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/utsname.h>
+#include <sys/wait.h>
 #include <time.h>
 
 #include "bench/bench.h"
@@ -174,13 +177,25 @@ static int disk_refuse(const struct options *options, uint64_t depth)
 	return STATUS_OK;
 }
 
+/* snprintf into a string of its own, which the caller frees: a name cut short is another name. */
+__attribute__((format(printf, 1, 2))) static char *text_of(const char *format, ...)
+{
+	va_list args;
+	char *text;
+
+	va_start(args, format);
+	if (vasprintf(&text, format, args) < 0)
+		abort();
+	va_end(args);
+	return text;
+}
+
 static int bench_disk(const struct options *options)
 {
 	const char *op = disk_ops[options->op];
 	uint64_t depth = options->depth ? options->depth : DISK_DEPTH;
-	char job[1024], disk[OPTION_LIST_MAX][512], path[256], title[512], queues[32] = "";
+	char *job, *disk[OPTION_LIST_MAX], path[PATH_MAX], title[PATH_MAX + 256], queues[32] = "";
 	struct bench_run run = {
-		.cmdline = job,
 		.memory_mib = MEMORY_MIB + 2 * depth * options->block_size / MIB,
 		.args = { "--dev", options->dev, "--rng", "off" },
 		.expect_ns = options->time,
@@ -193,24 +208,28 @@ static int bench_disk(const struct options *options)
 	if (options->queues > 1)
 		snprintf(queues, sizeof(queues), ",queues=%llu", N(options->queues));
 	for (unsigned i = 0; i < options->disks.n; i++) {
-		snprintf(disk[i], sizeof(disk[i]), "%s%s%s", options->disks.value[i], queues,
-		         strstr(op, "write") ? "" : ",readonly");
+		disk[i] = text_of("%s%s%s", options->disks.value[i], queues,
+		                  strstr(op, "write") ? "" : ",readonly");
 		run.args[4 + 2 * i] = "--disk";
 		run.args[5 + 2 * i] = disk[i];
 	}
 	path_of(options->disks.value[0], path, sizeof(path));
-	snprintf(job, sizeof(job),
-	         "job=disk op=%s bs=%llu depth=%llu disks=%u queues=%llu time_ms=%llu wait=%s "
-	         "verify=%d %s",
-	         op, N(options->block_size), N(depth), options->disks.n, N(options->queues),
-	         N(options->time / 1000000), waits[options->wait], options->verify,
-	         options->job ? options->job : "");
+	run.cmdline = job = text_of(
+	        "job=disk op=%s bs=%llu depth=%llu disks=%u queues=%llu time_ms=%llu wait=%s "
+	        "verify=%d %s",
+	        op, N(options->block_size), N(depth), options->disks.n, N(options->queues),
+	        N(options->time / 1000000), waits[options->wait], options->verify,
+	        options->job ? options->job : "");
 	snprintf(title, sizeof(title),
 	         "disk %s%s: %s of %llu bytes, %llu in flight, %llu queue%s, %s", path,
 	         options->disks.n > 1 ? " and others" : "", op, N(options->block_size), N(depth),
 	         N(options->queues), options->queues > 1 ? "s" : "",
 	         options->wait ? "by interrupt" : "polling");
-	return device_bench(options, &run, "disk", path, title, "request");
+	status = device_bench(options, &run, "disk", path, title, "request");
+	free(job);
+	for (unsigned i = 0; i < options->disks.n; i++)
+		free(disk[i]);
+	return status;
 }
 
 /* NAME of [tap=]NAME[,OPTION...]. */
@@ -237,7 +256,10 @@ static int guest_net(const struct options *options, const char *name, const char
 {
 	const char *op = net_ops[options->op].name;
 	uint64_t depth = options->depth ? options->depth : NET_DEPTH;
-	char job[1024];
+	char *job =
+	        text_of("job=net op=%s size=%llu depth=%llu time_ms=%llu wait=%s verify=%d %s", op,
+	                N(options->frame_size), N(depth), N(options->time / 1000000),
+	                waits[options->wait], options->verify, options->job ? options->job : "");
 	struct bench_run run = {
 		.cmdline = job,
 		.memory_mib = 2 * MEMORY_MIB + 2 * depth * options->frame_size / MIB,
@@ -246,11 +268,10 @@ static int guest_net(const struct options *options, const char *name, const char
 		.title = "net",
 	};
 
-	snprintf(job, sizeof(job),
-	         "job=net op=%s size=%llu depth=%llu time_ms=%llu wait=%s verify=%d %s", op,
-	         N(options->frame_size), N(depth), N(options->time / 1000000), waits[options->wait],
-	         options->verify, options->job ? options->job : "");
-	return device_bench(options, &run, "net", name, title, net_ops[options->op].noun);
+	int status = device_bench(options, &run, "net", name, title, net_ops[options->op].noun);
+
+	free(job);
+	return status;
 }
 
 static int bench_net(const struct options *options)
@@ -264,6 +285,12 @@ static int bench_net(const struct options *options)
 		return bench_fail(STATUS_USAGE, "net: give one --net tap=NAME");
 	if (peer == BENCH_PEER_ECHO && options->frame_size > BENCH_FRAME_MAX)
 		return bench_fail(STATUS_USAGE, "net: --op rr takes frames of at most 1514 bytes");
+	if (options->plain && (options->verify || options->wait || options->depth || options->job))
+		return bench_fail(STATUS_USAGE, "net: with --plain there is no guest: leave out "
+		                                "--verify, --wait, --depth and --job");
+	if (options->verify && peer == BENCH_PEER_NONE)
+		return bench_fail(STATUS_USAGE,
+		                  "net: --op tx has nothing to --verify; rx and rr do");
 	tap_of(options->nets.value[0], name, sizeof(name));
 	snprintf(title, sizeof(title), "net %s: %s, frames of %llu bytes, %s", name,
 	         net_ops[options->op].name, N(options->frame_size),
@@ -283,6 +310,8 @@ static int bench_net(const struct options *options)
 
 static int bench_peer(const struct options *options)
 {
+	const struct timespec moment = { .tv_nsec = 10000000 };
+	bool was_there = false;
 	char name[64];
 	pid_t pid;
 
@@ -293,10 +322,15 @@ static int bench_peer(const struct options *options)
 	                       (uint32_t)options->frame_size);
 	if (pid < 0)
 		return STATUS_FAILED;
-	nanosleep(&(struct timespec){ (time_t)(options->time / 1000000000),
-	                              (long)(options->time % 1000000000) },
-	          NULL);
+	for (uint64_t left = options->time / (uint64_t)moment.tv_nsec + 1; left; left--) {
+		if (waitpid(pid, NULL, WNOHANG) == pid)
+			return STATUS_FAILED; /* it has said why */
+		was_there |= if_nametoindex(name);
+		nanosleep(&moment, NULL);
+	}
 	bench_peer_stop(pid);
+	if (!was_there)
+		return bench_fail(STATUS_FAILED, "peer %s: there was no such interface", name);
 	return STATUS_OK;
 }
 

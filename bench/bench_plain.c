@@ -156,6 +156,8 @@ static void latency_print(struct plain *plain, char *text, size_t len)
 	struct bench_spread spread;
 	double sum = 0;
 
+	if (!n)
+		return;
 	for (uint64_t i = 0; i < n; i++)
 		sum += plain->us[i];
 	bench_spread(&spread, plain->us, n);

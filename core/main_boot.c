@@ -211,13 +211,15 @@ static void session_set_pace(struct session *session)
 {
 	const struct options *options = session->options;
 	cpu_set_t cores;
-	bool spare = !sched_getaffinity(0, sizeof(cores), &cores) &&
+	bool spare = sched_getaffinity(0, sizeof(cores), &cores) || /* there are more than 1024 */
 	             (uint64_t)CPU_COUNT(&cores) > options->cpus;
 	uint64_t poll_nsec = spare ? POLL_NSEC : 0;
 
 	if (options->poll != POLL_AUTO)
 		poll_nsec = 1000 * options->poll;
-	ring_set_pace(&session->ring, poll_nsec, !spare);
+	if (!ring_set_pace(&session->ring, poll_nsec, !spare && !poll_nsec) &&
+	    options->poll != POLL_AUTO)
+		fputs("kring: --poll: not on this kernel; Linux 5.19 can\n", stderr);
 }
 
 static int session_init(struct session *session, const struct options *options, uint64_t exec_ns)

@@ -89,7 +89,9 @@ static int memory_register(const struct mem *mem, struct ring *ring)
 
 	if (err)
 		fprintf(stderr, "kring: --registered-memory: %s%s\n", strerror(-err),
-		        err == -ENOMEM ? "; raise `ulimit -l` above the size of --memory" : "");
+		        err == -ENOMEM       ? "; raise `ulimit -l` above the size of --memory"
+		        : err == -EOPNOTSUPP ? "; it needs Linux 5.13"
+		                             : "");
 	return err;
 }
 
@@ -276,8 +278,15 @@ static int machine_build(struct machine *machine, uint64_t exec_ns)
 	}
 	pci_init(&machine->pci, &pci_places, machine->host->power);
 	err = pci_map(&machine->pci, &machine->vm, virtio_devices(machine->host->virtio));
+	if (err == -ENOSPC)
+		fprintf(stderr,
+		        "kring: at most %d disks and network cards; --rng off makes room "
+		        "for one more\n",
+		        PCI_SLOTS - 2);
+	else if (err)
+		main_fail("PCI configuration space", err);
 	if (err)
-		return main_fail("PCI configuration space", err);
+		return err;
 	err = vm_add_chips(&machine->vm, &vm_places, why);
 	if (err) {
 		fprintf(stderr, "kring: %s: %s\n", options->dev, why);

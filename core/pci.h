@@ -65,8 +65,8 @@ struct pci_device {
 	/* The guest wrote @len bytes at @reg; config holds the result. Under pci's lock. */
 	void (*written)(struct pci_device *device, unsigned reg, unsigned len);
 	/*
-	 * The guest reads there: config may be brought up to date before. NULL, or as above. Not
-	 * called before pci_unmap().
+	 * The guest reads there, and that exits: by ports, or after pci_unmap(). config may be
+	 * brought up to date before. NULL, or as above.
 	 */
 	void (*reading)(struct pci_device *device, unsigned reg, unsigned len);
 };

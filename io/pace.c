@@ -18,7 +18,8 @@ void pace_init(struct pace *pace, uint64_t poll_nsec, bool may_give_way)
 {
 	*pace = (struct pace){
 		.poll_nsec = poll_nsec,
-		.may_give_way = may_give_way,
+		/* Who was given another policy keeps it. */
+		.may_give_way = may_give_way && !syscall(SYS_sched_getscheduler, 0),
 		.sleeps = TRIAL,
 		.patience = TRIAL,
 	};

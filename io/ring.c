@@ -74,7 +74,7 @@ static void reap(struct ring *ring)
 /*
  * With many disk operations in flight, completions come one after another, and to wake up for each
  * costs more than it is worth: the ring waits until a share of them has ended, but not for long,
- * and not again while a slow device lets nothing end in that time.
+ * and not again before a disk operation has ended.
  */
 static int submit_and_wait(struct ring *ring, unsigned wait)
 {
@@ -88,19 +88,31 @@ static int submit_and_wait(struct ring *ring, unsigned wait)
 	return io_uring_submit_and_wait_timeout(&ring->uring, &cqe, share, &limit, NULL);
 }
 
+/* In the CQ, or to be brought there by a system call. */
+static bool has_completions(const struct ring *ring)
+{
+	return io_uring_cq_ready(&ring->uring) ||
+	       IO_URING_READ_ONCE(*ring->uring.sq.kflags) &
+	               (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
+}
+
 /*
  * -ETIME: nothing ended in time. -EBUSY: too many CQEs wait in the kernel; -EAGAIN: no memory for a
  * request. What could not be submitted stays queued, and reaping makes room.
  */
 static void enter(struct ring *ring, unsigned wait)
 {
+	unsigned near = ring->near;
+	uint64_t cqes = ring->cqes;
+	bool calls = wait || io_uring_sq_ready(&ring->uring) || has_completions(ring);
 	int n = submit_and_wait(ring, wait);
 
-	ring->enters++;
-	ring->stalled = n == -ETIME;
+	ring->enters += calls;
 	assert(n >= 0 || n == -ETIME || n == -EINTR || n == -EBUSY || n == -EAGAIN || n == -EBADR);
 	if (wait || n < 0)
 		reap(ring);
+	if (wait)
+		ring->stalled = near && ring->near == near && ring->cqes - cqes < near / SHARE;
 }
 
 static struct io_uring_sqe *sqe_get(struct ring *ring)
@@ -129,6 +141,9 @@ int ring_register_memory(struct ring *ring, const struct iovec *area, unsigned n
 	int err;
 
 	assert(n && n <= RING_AREAS_MAX && !ring->nareas);
+	/* Older kernels wait for the ring to be idle before they let go of the memory. */
+	if (!(ring->uring.features & IORING_FEAT_RSRC_TAGS))
+		return -EOPNOTSUPP;
 	for (unsigned i = 0; i < n; i++)
 		nbuffers += (unsigned)((area[i].iov_len + BUFFER_MAX - 1) / BUFFER_MAX);
 	buffer = malloc(nbuffers * sizeof(*buffer));
@@ -359,10 +374,14 @@ void ring_batch_end(struct ring *ring, struct ring_hook *hook)
 	ring->hooks = hook;
 }
 
-void ring_set_pace(struct ring *ring, uint64_t poll_nsec, bool may_give_way)
+bool ring_set_pace(struct ring *ring, uint64_t poll_nsec, bool may_give_way)
 {
-	pace_init(&ring->pace, ring->uring.flags & IORING_SETUP_TASKRUN_FLAG ? poll_nsec : 0,
-	          may_give_way);
+	if (!(ring->uring.flags & IORING_SETUP_TASKRUN_FLAG)) {
+		pace_init(&ring->pace, 0, may_give_way);
+		return !poll_nsec;
+	}
+	pace_init(&ring->pace, poll_nsec, may_give_way);
+	return true;
 }
 
 bool ring_polls(const struct ring *ring)
@@ -391,12 +410,6 @@ static uint64_t now(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
-}
-
-static bool has_completions(struct ring *ring)
-{
-	return io_uring_cq_ready(&ring->uring) ||
-	       IO_URING_READ_ONCE(*ring->uring.sq.kflags) & IORING_SQ_TASKRUN;
 }
 
 /* Look for more. Returns whether there was something before the time was over. */

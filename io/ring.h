@@ -92,7 +92,7 @@ struct ring {
 	unsigned near;      /* how many of these are disk I/O */
 	unsigned cancels;   /* ring_cancel()s that the kernel has not answered */
 	bool closing;
-	bool stalled; /* the last wait for a share of disk I/O was in vain */
+	bool stalled; /* in the last wait no disk I/O ended */
 	bool silent;  /* an operation may end without a completion (IORING_FEAT_CQE_SKIP) */
 
 	uint64_t enters; /* since ring_init: system calls, */
@@ -130,7 +130,7 @@ void ring_fini(struct ring *ring);
  * written from it, the kernel need not look up and hold at each operation (READ_FIXED,
  * WRITE_FIXED). All of it is populated and pinned until ring_forget_memory(), which waits for
  * nothing: no operation may be in flight there.
- * Returns 0 or -errno; -ENOMEM: the limit of locked memory.
+ * Returns 0 or -errno; -ENOMEM: the limit of locked memory; -EOPNOTSUPP: before Linux 5.13.
  */
 int ring_register_memory(struct ring *ring, const struct iovec *area, unsigned n);
 void ring_forget_memory(struct ring *ring);
@@ -208,8 +208,9 @@ void ring_batch_end(struct ring *ring, struct ring_hook *hook);
  * Poll for up to @poll_nsec before a sleep, when that finds something (0: never; a kernel before
  * 5.19, which does not tell of completions without a system call, never does); give way to who
  * wakes the ring, when that brings larger batches. See io/pace.h.
+ * Returns whether it polls as asked.
  */
-void ring_set_pace(struct ring *ring, uint64_t poll_nsec, bool may_give_way);
+bool ring_set_pace(struct ring *ring, uint64_t poll_nsec, bool may_give_way);
 bool ring_polls(const struct ring *ring);
 void ring_add_poller(struct ring *ring, struct ring_poller *poller);
 void ring_remove_poller(struct ring *ring, struct ring_poller *poller);

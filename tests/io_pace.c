@@ -91,6 +91,21 @@ static void giving_way_is_kept_while_batches_grow(void **state)
 	sleeps_until(&pace, false, 2, 2);
 }
 
+/* Who starts kring under another policy has his reasons. */
+static void a_given_policy_is_kept(void **state)
+{
+	const struct sched_param param = { 0 };
+	struct pace pace;
+
+	(void)state;
+	assert_int_equal(syscall(SYS_sched_setscheduler, 0, SCHED_BATCH, &param), 0);
+	pace_init(&pace, 0, true);
+	for (unsigned i = 0; i < 1000; i++)
+		pace_follow(&pace, i, i);
+	assert_int_equal(policy(), SCHED_BATCH);
+	assert_int_equal(syscall(SYS_sched_setscheduler, 0, SCHED_OTHER, &param), 0);
+}
+
 static void nobody_gives_way_unasked(void **state)
 {
 	struct pace pace;
@@ -108,6 +123,7 @@ int main(void)
 		cmocka_unit_test(short_sleeps_begin_polling),
 		cmocka_unit_test(vain_polling_becomes_rare),
 		cmocka_unit_test(giving_way_is_kept_while_batches_grow),
+		cmocka_unit_test(a_given_policy_is_kept),
 		cmocka_unit_test(nobody_gives_way_unasked),
 	};
 

@@ -178,6 +178,8 @@ static void command_follow(struct vdev *vdev)
 		vdev_wake(vdev);
 	}
 	vdev->mastering = mastering;
+	if (vdev->isr && !msix_enabled(&vdev->msix)) /* the status register shows it from now on */
+		pci_unmap(vdev->world->pci);
 	if (vdev->intx_off && !intx_off)
 		vdev_wake(vdev);
 	vdev->intx_off = intx_off;
