@@ -2,18 +2,22 @@
 # The half of `bench/run lab` that runs in L1 (tests/lab/lab): boots one guest after another as the plan says, has each
 # do the jobs of its kind (bench/lab-job), and writes down counters before and after a stretch of each job.
 #	lab.sh DIRECTORY	with the files
-#	  plan			MONITOR RUN KIND COMMAND: the command boots the guest, its serial port is stdin and stdout
+#	  plan			MONITOR RUN KIND COMMAND: the command boots the guest, its serial port is stdin and
+#				stdout; kind boot-NAME: only until init has marked and told that it is there
 #	  jobs.KIND		NAME<tab>SIDE<tab>COMMAND: what the guest does, and what L1 does meanwhile
 # Two stretches a job: the first for time and CPU, undisturbed; the second with every system call and KVM exit counted
 # by kind, by histograms in the kernel. All counters are the kernel's own, whatever the monitor: requests by the disk,
 # packets by the tap. $LAB_OUT/samples is what bench/run_lab.py reads.
 set -u
+# A monitor that died no longer reads.
+trap '' PIPE
 dir=$1
 out=$LAB_OUT/samples
 export PATH="$PATH:/usr/bin:/usr/sbin:/sbin"
 trace=/sys/kernel/tracing
 calls=$trace/events/raw_syscalls/sys_enter
 exits=$trace/events/kvm/kvm_exit
+marker=0x4b52
 # The disk: memory with a block layer on it, which takes O_DIRECT. The tap: made by the monitor, or before it.
 disk=kringbench
 tap=kb0
@@ -22,6 +26,8 @@ tap=kb0
 
 set_up() {
 	mount -t tracefs trace $trace 2>/dev/null
+	echo 16384 >$trace/buffer_size_kb
+	echo "port == $marker" >$trace/events/kvm/kvm_pio/filter
 	mount -t configfs config /sys/kernel/config 2>/dev/null
 	mkdir /sys/kernel/config/nullb/$disk && cd /sys/kernel/config/nullb/$disk || return
 	echo 128 >size && echo 1 >memory_backed && echo 1 >power || return
@@ -132,11 +138,43 @@ guest() {
 	wait $pid 2>/dev/null
 }
 
+# boot_events 1|0: what is written down of a boot, on or off.
+boot_events() {
+	for event in sched/sched_process_exec kvm/kvm_exit kvm/kvm_userspace_exit kvm/kvm_pio; do
+		echo "$1" >"$trace/events/$event/enable"
+	done
+}
+
+# boot COMMAND: from exec to the marker of the guest's init: ms, KVM exits, and those of them to the monitor.
+boot() {
+	echo "#job $monitor $run boot ${kind#boot-}"
+	: >console
+	echo >$trace/trace
+	boot_events 1
+	sh -c "exec $1" <to-guest >console 2>errors &
+	pid=$!
+	exec 4>to-guest
+	wait_until grep -q KRING-IDLE console
+	boot_events 0
+	kill -KILL $pid
+	wait $pid 2>/dev/null
+	exec 4>&-
+	awk -v pid="pid=$pid " '
+		match($0, / [0-9]+\.[0-9]+: /) { at = substr($0, RSTART, RLENGTH) * 1000 }
+		/: sched_process_exec: / && index($0 " ", pid) && !exits { begin = at }
+		/: kvm_exit: / { exits++ }
+		/: kvm_userspace_exit: / { user++ }
+		/: kvm_pio: / { print "#boot", at - begin, exits, user; exit }' $trace/trace
+}
+
 set_up || {
 	echo 'bench: L1 has no null_blk, tap or tracefs' >&2
 	exit 1
 }
 while read -r monitor run kind command <&3; do
 	echo "bench: $monitor, run $run, $kind" >/dev/console
-	guest "$command" >>"$out"
+	case $kind in
+	boot-*) boot "$command" ;;
+	*) guest "$command" ;;
+	esac >>"$out"
 done 3<"$dir/plan"

@@ -63,9 +63,10 @@ def lines_of(found, value, pattern):
 
 
 def draw(results, directory):
-    """All of them; nothing where there is no gnuplot."""
+    """All of them that there are values for; their names and titles. None where there is no gnuplot."""
+    drawn = []
     if not shutil.which('gnuplot'):
-        return
+        return drawn
     directory.mkdir(exist_ok=True)
     found = run_table.gather(results)
     for name, pattern, value, title, *log in BARS + LINES:
@@ -78,3 +79,5 @@ def draw(results, directory):
                   f"set output '{directory / name}.svg'\nset title '{title}'\nset key outside\nset grid ytics\n"
                   + (BAR + 'set logscale y\n' if log else '') + 'plot ' + ', '.join(plots) + '\n' + ''.join(blocks))
         subprocess.run(['gnuplot'], input=script, text=True, check=True)
+        drawn.append((f'{directory.name}/{name}.svg', title))
+    return drawn

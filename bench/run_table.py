@@ -36,6 +36,8 @@ TITLES = {'per_second': 'a second', 'mbytes_per_second': 'MB/s', 'p50_us': '50 %
           'starts_per_second': 'starts a second', 'starts_per_second_all_cores': 'the same, as many at once as cores',
           'private_kib': 'private memory beyond RAM, KiB', 'cpu_us_a_second': 'CPU µs a second, each'}
 
+BOOT_COLUMNS = [('exits', 'KVM exits'), ('user_exits', 'of them to the monitor'), ('boot_ms', 'ms')]
+
 
 def gather(results):
     """Values by bench, monitor and name: lists over the runs."""
@@ -66,6 +68,11 @@ def ratio(values, base, wanted):
     if not wanted or not values or not base or not statistics.median(base):
         return ''
     return f' = {statistics.median(values) / statistics.median(base):.2f}×'
+
+
+def shown(values, base, names):
+    """Each value, and how it stands to the base's where that is another one."""
+    return [spread(values[name]) + ratio(values[name], base[name], values is not base) for name in names]
 
 
 def failures(results, out):
@@ -125,17 +132,23 @@ def distance(results, out):
 def lab(results, out):
     """Every job of the lab: each value of each monitor, and its ratio to the first monitor's."""
     found = gather(results)
-    lines, parts = [], []
+    lines, parts, boots = [], [], []
     for bench, monitors in found.items():
         base = next(iter(monitors))
+        if bench.startswith('boot-'):
+            boots += [[bench, monitor, *shown(values, monitors[base], [name for name, _ in BOOT_COLUMNS])]
+                      for monitor, values in monitors.items()]
+            continue
         for monitor, values in monitors.items():
-            lines.append([bench, monitor] + [spread(values[name]) + ratio(values[name], monitors[base][name],
-                                                                         monitor != base) for name, _ in COLUMNS] +
-                         [spread(values['mbytes_per_second'])])
+            lines.append([bench, monitor, *shown(values, monitors[base], [name for name, _ in COLUMNS]),
+                          spread(values['mbytes_per_second'])])
             parts.append([bench, monitor, by_kind(results, bench, monitor, 'calls_by_name'),
                           by_kind(results, bench, monitor, 'exits_by_reason')])
-    rows(out, ['job', 'monitor'] + [title for _, title in COLUMNS] + ['MB/s'], lines)
-    rows(out, ['job', 'monitor', 'system calls by name', 'exits by reason'], parts)
+    if boots:
+        rows(out, ['exec to init', 'monitor'] + [title for _, title in BOOT_COLUMNS], boots)
+    if lines:
+        rows(out, ['job', 'monitor'] + [title for _, title in COLUMNS] + ['MB/s'], lines)
+        rows(out, ['job', 'monitor', 'system calls by name', 'exits by reason'], parts)
     failures(results, out)
 
 
@@ -151,8 +164,7 @@ def host(results, out):
         for bench in benches:
             base = next(iter(found[bench]))
             for monitor, values in found[bench].items():
-                lines.append([bench, monitor] + [spread(values[name]) + ratio(values[name], found[bench][base][name],
-                                                                             monitor != base) for name in names])
+                lines.append([bench, monitor, *shown(values, found[bench][base], names)])
         rows(out, ['job', 'monitor', *(TITLES.get(name, name) for name in names)], lines)
     failures(results, out)
 
@@ -161,6 +173,7 @@ HEAD = """# Results
 
 The last full run of `make bench`, as it came out, losses included. Written by bench/run: not to be edited.
 Medians of {runs} runs, the monitors alternating, with (least–most); `= N×` is the ratio to QEMU in the same job.
+
 {notes}
 """
 HERE = """## On this machine's own KVM: the benchmark guest
@@ -176,12 +189,14 @@ LAB = """## In the nested lab: fio and iperf3 in Linux
 One boot of L1, one CPU for it, its iperf3, the monitor and the guest together; a memory-backed null_blk with O_DIRECT,
 and a tap. `qemu` is QEMU's microvm with virtio-pci, aio=io_uring and an iothread, vhost off; `qemu-native` with
 aio=native. CPU µs: of the monitor without the time in the guest, a request or packet (both ways). A TCG machine: times
-stand for the order of things, counts for themselves. fio submits up to 32 at once, `single` one by one.
+stand for the order of things, counts for themselves. Boots: 256 MiB, one vCPU, no devices but the serial port, kring
+with its virtio-rng, QEMU's microvm without option ROMs, PIT, PIC and RTC. fio submits up to 32 at once, `single` one
+by one.
 """
 
 
-def report(there, nested, notes, out):
-    """All of it, with the machine and versions in it."""
+def report(there, nested, notes, plots, out):
+    """All of it, with the machine and versions in it. Plots: files and titles."""
     runs = max((result['run'] for result in there + nested), default=0)
     print(HEAD.format(runs=runs, notes='\n'.join(f'- {note}' for note in notes)), file=out)
     print('## What kring is held to\n', file=out)
@@ -190,3 +205,6 @@ def report(there, nested, notes, out):
     host(there, out)
     print(LAB, file=out)
     lab(nested, out)
+    if plots:
+        print('## Plots\n', file=out)
+        print('\n'.join(f'![{title}]({file})' for file, title in plots), file=out)
