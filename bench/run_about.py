@@ -22,19 +22,32 @@ def found(path, pattern):
     return match[1] if match else 'unknown'
 
 
-def lines(root, kring, took):
+def commit(root):
+    """The checkout's commit, and whether there is more in it."""
+    dirty = said('git', 'status', '--porcelain', '--untracked-files=no', '--', ':!bench/RESULTS.md', ':!bench/plots',
+                 cwd=root)
+    return said('git', 'rev-parse', '--short=12', 'HEAD', cwd=root) + (' and changes' if dirty else '')
+
+
+def now():
+    """The time, to the minute."""
+    return f'{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M}'
+
+
+def lines(there, nested, kring, took):
     """One line for each thing."""
     probe = subprocess.run([kring, 'probe'], capture_output=True, text=True, check=False).stdout
     ring0 = re.search(r'ring0 +(\w+)', probe)
-    dirty = said('git', 'status', '--porcelain', '--untracked-files=no', '--', ':!bench/RESULTS.md', ':!bench/plots',
-                 cwd=root)
-    commit = said('git', 'rev-parse', '--short=12', 'HEAD', cwd=root)
     yield (f"machine: {os.cpu_count()} CPUs ({found('/proc/cpuinfo', 'model name.*: (.*)')}),"
            f" {int(found('/proc/meminfo', 'MemTotal: *([0-9]+)')) >> 20} GiB, KVM with guest kernels"
            f" {ring0[1] if ring0 else 'unknown'}; load average at the end {os.getloadavg()[0]:.1f}")
     yield f'kernel: Linux {os.uname().release}; in the lab Debian 6.1 for the host, the minimal kernel for guests'
-    yield (f"versions: kring {commit}{' and changes' if dirty else ''},"
-           f" {said('qemu-system-x86_64', '--version').replace('emulator version ', '')}, {said('fio', '--version')},"
-           f" {' '.join(said('iperf3', '--version').split()[:2])}")
-    when = datetime.datetime.now(datetime.timezone.utc)
-    yield f"date: {when:%Y-%m-%d %H:%M} UTC" + (f', took {took / 60:.0f} minutes' if took else '')
+    yield (f"versions: {said('qemu-system-x86_64', '--version').replace('emulator version ', '')},"
+           f" {said('fio', '--version')}, {' '.join(said('iperf3', '--version').split()[:2])}")
+    for where, results in (('on this machine', there), ('in the lab', nested)):
+        commits = ', '.join(dict.fromkeys(result['kring'] for result in results))
+        if results:
+            yield (f"{where}: kring {commits}, {results[0]['date']} to {results[-1]['date']} UTC,"
+                   f" {len(results)} measurements")
+    if took:
+        yield f'it took {took / 60:.0f} minutes'
