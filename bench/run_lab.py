@@ -50,10 +50,6 @@ QEMU = ('qemu-system-x86_64 -M microvm,pcie=on,rtc=on -accel kvm -cpu host -m 25
         ' cryptomgr.notests tsc=reliable ' + APPEND + '" {devices}'
         ' -drive if=none,id=tools,format=raw,readonly=on,file={tools}'
         ' -device virtio-blk-pci,drive=tools,serial=disktools')
-QEMU_BOOT = ('qemu-system-x86_64 -M microvm,x-option-roms=off,pit=off,pic=off,rtc=off -accel kvm -cpu host -m 256'
-             ' -smp 1 -nodefaults -no-user-config -display none -no-reboot -chardev stdio,id=serial,signal=off'
-             ' -serial chardev:serial -kernel {kernel} -initrd {guest} -append "console=ttyS0 quiet panic=-1'
-             ' random.trust_cpu=on cryptomgr.notests tsc=reliable 8250.nr_uarts=1 kring.job=idle"')
 KRING_BOOT = '{kring} boot -k {kernel} -i {guest} -m 256m --append kring.job=idle'
 QEMU_DISK = ('-drive if=none,id=disk,format=raw,cache=none,file={disk},aio=%s'
              ' -device virtio-blk-pci,drive=disk,iothread=io')
@@ -71,7 +67,9 @@ MONITORS = {
     'qemu-vhost': (QEMU, {'net': QEMU_NET % 'on'}),
 }
 
-BOOT_COMMANDS = {'qemu': QEMU_BOOT, 'kring': KRING_BOOT}
+# No peer yet: QEMU's microvm, with and without option ROMs, PIT, PIC and RTC, with SeaBIOS and qboot, made 40805 exits
+# to QEMU here and 2062 in all by the figure in README.md. What differs is to be found before it is compared with.
+BOOT_COMMANDS = {'kring': KRING_BOOT}
 
 # Linux, arch/x86/entry/syscalls/syscall_64.tbl: those that monitors live on.
 CALLS = {0: 'read', 1: 'write', 7: 'poll', 8: 'lseek', 16: 'ioctl', 17: 'pread64', 18: 'pwrite64', 19: 'readv',

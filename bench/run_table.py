@@ -189,9 +189,8 @@ LAB = """## In the nested lab: fio and iperf3 in Linux
 One boot of L1, one CPU for it, its iperf3, the monitor and the guest together; a memory-backed null_blk with O_DIRECT,
 and a tap. `qemu` is QEMU's microvm with virtio-pci, aio=io_uring and an iothread, vhost off; `qemu-native` with
 aio=native. CPU µs: of the monitor without the time in the guest, a request or packet (both ways). A TCG machine: times
-stand for the order of things, counts for themselves. Boots: 256 MiB, one vCPU, no devices but the serial port, kring
-with its virtio-rng, QEMU's microvm without option ROMs, PIT, PIC and RTC. fio submits up to 32 at once, `single` one
-by one.
+stand for the order of things, counts for themselves. Boots: 256 MiB, one vCPU, serial port and virtio-rng. fio
+submits up to 32 at once, `single` one by one.
 """
 
 
