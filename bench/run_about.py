@@ -48,6 +48,7 @@ def lines(there, nested, kring, took):
         commits = ', '.join(dict.fromkeys(result['kring'] for result in results))
         if results:
             yield (f"{where}: kring {commits}, {results[0]['date']} to {results[-1]['date']} UTC,"
-                   f" {len(results)} measurements")
+                   f" {len(results)} measurements of {len({result['bench'] for result in results})} jobs,"
+                   f" up to {max(result['run'] for result in results)} runs")
     if took:
         yield f'it took {took / 60:.0f} minutes'

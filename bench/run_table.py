@@ -171,8 +171,9 @@ def host(results, out):
 
 HEAD = """# Results
 
-The last full run of `make bench`, as it came out, losses included. Written by bench/run: not to be edited.
-Medians of {runs} runs, the monitors alternating, with (least–most); `= N×` is the ratio to QEMU in the same job.
+What bench/run measured last, losses included; written by it, not to be edited. Each part tells its own runs, which may
+be of different commits and of some jobs only. Medians, the monitors alternating, with (least–most); `= N×` is the ratio
+to QEMU in the same job.
 
 {notes}
 """
@@ -196,8 +197,7 @@ submits up to 32 at once, `single` one by one.
 
 def report(there, nested, notes, plots, out):
     """All of it, with the machine and versions in it. Plots: files and titles."""
-    runs = max((result['run'] for result in there + nested), default=0)
-    print(HEAD.format(runs=runs, notes='\n'.join(f'- {note}' for note in notes)), file=out)
+    print(HEAD.format(notes='\n'.join(f'- {note}' for note in notes)), file=out)
     print('## What kring is held to\n', file=out)
     distance(there + nested, out)
     print(HERE, file=out)
