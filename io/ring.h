@@ -92,8 +92,8 @@ struct ring {
 	unsigned near;      /* how many of these are disk I/O */
 	unsigned cancels;   /* ring_cancel()s that the kernel has not answered */
 	bool closing;
-	bool stalled; /* in the last wait no disk I/O ended */
-	bool silent;  /* an operation may end without a completion (IORING_FEAT_CQE_SKIP) */
+	bool trickles; /* in the last wait disk I/O ended, but less than half of it */
+	bool silent;   /* an operation may end without a completion (IORING_FEAT_CQE_SKIP) */
 
 	uint64_t enters; /* since ring_init: system calls, */
 	uint64_t sqes;   /* entries queued, */

@@ -443,9 +443,9 @@ static void sum(struct io_watch *watch)
 	summing->stop = summing->sum == WAKES;
 }
 
-#define MANY 8 /* so many that a share of them is more than one */
+#define MANY 9 /* so many that a share of them is more than one, even when one has ended */
 
-/* Disk I/O that does not end: a batch waits for a share of it once, and then for anything. */
+/* One of many has ended: a batch waits for a share of the others, once, and then for anything. */
 static void a_share_is_not_waited_for_for_ever(void **state)
 {
 	struct ring *ring = *state;
@@ -463,29 +463,29 @@ static void a_share_is_not_waited_for_for_ever(void **state)
 		ring_read(ring, &rd[i].op, fds[0], &byte[i], 1, 0);
 	}
 	assert_int_equal(ring->near, MANY);
+	assert_false(ring->trickles);
 
+	assert_int_equal(write(fds[1], "1", 1), 1);
 	ring_step(ring);
-	assert_true(ring->stalled);
-	assert_int_equal(ring->near, MANY);
+	assert_int_equal(ring->near, MANY - 1);
+	assert_true(ring->trickles);
+	ring_step(ring); /* nothing comes: it ends by itself */
+	assert_false(ring->trickles);
 
-	/* Nor when something else comes meanwhile, */
+	/* Whatever else comes is served at once, */
 	ring_watch(ring, &woken.watch, kick, sum);
 	assert_int_equal(eventfd_write(kick, 1), 0);
 	while (!woken.sum)
 		ring_step(ring);
-	assert_true(ring->stalled);
+	assert_false(ring->trickles);
 	ring_unwatch(&woken.watch);
 	close(kick);
 
-	/* until something has ended. */
-	assert_int_equal(write(fds[1], "1", 1), 1);
+	/* and what ends all at once is no trickle. */
+	assert_int_equal(write(fds[1], "23456789", MANY - 1), MANY - 1);
 	ring_step(ring);
-	assert_false(ring->stalled);
-	assert_int_equal(ring->near, MANY - 1);
-
-	assert_int_equal(write(fds[1], "2345678", MANY - 1), MANY - 1);
-	while (ring->near)
-		ring_step(ring);
+	assert_int_equal(ring->near, 0);
+	assert_false(ring->trickles);
 	for (int i = 0; i < MANY; i++)
 		assert_true(rd[i].n == 1 && rd[i].res == 1);
 	close(fds[0]);
