@@ -125,8 +125,10 @@ static int result_print(const struct options *options, const char *bench, const 
 		return bench_fail(STATUS_FAILED, "%s %s: %.0f requests failed", bench, target,
 		                  result.errors);
 	if (result.mismatches > 0) /* a failure, whatever its speed */
-		return bench_fail(STATUS_FAILED, "%s %s: %.0f of what was compared is wrong", bench,
-		                  target, result.mismatches);
+		return bench_fail(STATUS_FAILED,
+		                  "%s %s: %.0f of what was compared is wrong (to --verify what is "
+		                  "read, write it with the same --verify and --bs before)",
+		                  bench, target, result.mismatches);
 	return STATUS_OK;
 }
 
