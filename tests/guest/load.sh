@@ -145,7 +145,7 @@ test_load_reboot() {
 	expect_digests 2
 }
 
-# Everything for a while: SOAK_SECONDS, 45 where nobody says otherwise (`make soak`: an hour). One disk is under
+# Everything for a while: SOAK_SECONDS, 300 where nobody says otherwise (`make soak`: an hour). One disk is under
 # fio, which verifies; the other one and the card are let go and taken back all the time, between writes to the one and
 # amid transfers of the other.
 test_load_soak() {
@@ -154,7 +154,7 @@ test_load_soak() {
 	need_tools
 	truncate -s 64M a.img b.img
 	cat >job <<-END
-		seconds=${SOAK_SECONDS:-45}
+		seconds=${SOAK_SECONDS:-300}
 		$up
 		fetch() {
 			$fetch
@@ -231,7 +231,7 @@ test_load_soak() {
 		cat digest
 		echo "KRING-DISK $(sha256sum </dev/vda | cut -d' ' -f1)"
 	END
-	deadline=$((${SOAK_SECONDS:-45} + 120))
+	deadline=$((${SOAK_SECONDS:-300} + 120))
 	job_initrd
 	guest_start -k "$minimal" -m 512M -c 2 --append kring.job=disk -t kr0 -d a.img -d b.img -d "$tools"
 	cards kr0
