@@ -103,7 +103,7 @@ ring0_nothing:
 
 ring0_halt:
 	sti
-	hlt
+halt:	hlt
 	iretq
 
 ring0_wrmsr:
@@ -116,7 +116,10 @@ ring0_paging:
 
 interrupt:
 	incq interrupts(%rip)
-	iretq
+	cmpq $halt, (%rsp)	/* an emulator took it between STI and HLT, */
+	jne 1f
+	incq (%rsp)		/* which then has nothing to wait for */
+1:	iretq
 
 /* An exception: on to guest_fault() in ring 3 with the vector, two words of the frame and CR2. */
 	.balign 8
