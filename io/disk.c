@@ -131,13 +131,7 @@ static void moved(struct io_op *io, int res)
 
 static void read_start(struct disk_op *op)
 {
-	struct disk *disk = op->disk;
-
-	if (op->niov == 1)
-		ring_read(disk->ring, &op->io, disk->backing.fd, op->iov->iov_base,
-		          (unsigned)op->len, op->offset);
-	else
-		ring_readv(disk->ring, &op->io, disk->backing.fd, op->iov, op->niov, op->offset);
+	ring_readv(op->disk->ring, &op->io, op->disk->backing.fd, op->iov, op->niov, op->offset);
 }
 
 static void write_start(struct disk_op *op, const struct iovec *iov, unsigned n, uint64_t offset)
@@ -148,8 +142,6 @@ static void write_start(struct disk_op *op, const struct iovec *iov, unsigned n,
 	/* RWF_DSYNC costs no second operation, and where the device can do it no flush either. */
 	if (op->durable)
 		ring_writev_durable(ring, &op->io, fd, iov, n, offset);
-	else if (n == 1)
-		ring_write(ring, &op->io, fd, iov->iov_base, (unsigned)iov->iov_len, offset);
 	else
 		ring_writev(ring, &op->io, fd, iov, n, offset);
 }

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "tests/driver.h"
+#include "tests/fuzz_input.h"
 #include "virtio/blk.h"
 
 #define MEMORY     0x20000
@@ -34,32 +35,8 @@ struct machine {
 	int pipe;  /* and one that does not answer */
 };
 
-struct input {
-	const uint8_t *data;
-	size_t left;
-};
-
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static void require(int truth)
-{
-	if (!truth)
-		abort();
-}
-
-/* The next @len bytes of the program, little-endian; zeroes behind its end. */
-static uint64_t take(struct input *in, unsigned len)
-{
-	uint64_t value = 0;
-
-	if (len > in->left)
-		len = (unsigned)in->left;
-	memcpy(&value, in->data, len);
-	in->data += len;
-	in->left -= len;
-	return value;
-}
 
 /* An address: most of them RAM, some at its end or far away. */
 static gpa_t take_gpa(struct input *in)

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "tests/driver.h"
+#include "tests/fuzz_input.h"
 
 #define RAM      0x10000
 #define NQUEUES  3
@@ -35,29 +36,6 @@ struct device {
 	struct request request[NQUEUES][SIZE];
 	unsigned in_flight;
 };
-
-struct input {
-	const uint8_t *data;
-	size_t left;
-};
-
-static void require(bool truth)
-{
-	if (!truth)
-		abort();
-}
-
-static uint64_t take(struct input *in, unsigned len)
-{
-	uint64_t value = 0;
-
-	if (len > in->left)
-		len = (unsigned)in->left;
-	memcpy(&value, in->data, len);
-	in->data += len;
-	in->left -= len;
-	return value;
-}
 
 /* The device. */
 

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tests/fuzz_input.h"
 #include "virtio/virtq.h"
 
 #define LOW_LEN  0x8000
@@ -27,30 +28,6 @@ struct guest {
 	uint8_t low[LOW_LEN]; /* RAM before the step */
 	uint8_t high[HIGH_LEN];
 };
-
-struct input {
-	const uint8_t *data;
-	size_t left;
-};
-
-static void require(int truth)
-{
-	if (!truth)
-		abort();
-}
-
-/* The next @len bytes of the program, little-endian; zeroes behind its end. */
-static uint64_t take(struct input *in, unsigned len)
-{
-	uint64_t value = 0;
-
-	if (len > in->left)
-		len = in->left;
-	memcpy(&value, in->data, len);
-	in->data += len;
-	in->left -= len;
-	return value;
-}
 
 /* An address in 16 bits: most of them RAM, some at its ends or far away. */
 static gpa_t take_gpa(struct input *in)
