@@ -307,15 +307,15 @@ static int machine_build(struct machine *machine, uint64_t exec_ns)
 int machine_init(struct machine *machine, const struct options *options,
                  const struct machine_host *host, uint64_t exec_ns)
 {
-	*machine = (struct machine){
-		.options = options,
-		.host = host,
-		.vm = { .kvm_fd = -1, .fd = -1 },
-		.com1_irq.fd = -1,
-		.rtc_irq.fd = -1,
-		.rtc.timer_fd = -1,
-		.world = { &machine->bus, &machine->mem, host->power, &machine->stats, NULL,
-		           &machine->deferred_lock },
+	machine->options = options;
+	machine->host = host;
+	machine->vm = (struct vm){ .kvm_fd = -1, .fd = -1 };
+	machine->com1_irq.fd = -1;
+	machine->rtc_irq.fd = -1;
+	machine->rtc.timer_fd = -1;
+	machine->world = (struct vcpu_world){
+		&machine->bus,   &machine->mem, host->power,
+		&machine->stats, NULL,          &machine->deferred_lock,
 	};
 	pthread_mutex_init(&machine->deferred_lock, NULL);
 

@@ -55,8 +55,8 @@ struct machine {
 };
 
 /*
- * Build a machine by the @options, its kernel loaded. Returns 0, or -errno and one line was
- * printed.
+ * Build a machine, zeroed before, by the @options, its kernel loaded. Returns 0, or -errno and one
+ * line was printed.
  */
 int machine_init(struct machine *machine, const struct options *options,
                  const struct machine_host *host, uint64_t exec_ns);
