@@ -1,9 +1,8 @@
 /*
- * The network card. Knows chains, headers and commands; not how rings work, nor where packets go.
+ * The network card, but for what it receives (virtio/net_rx.c). Knows chains, headers and commands;
+ * not how rings work, nor where packets go.
  */
 #include <errno.h>
-#include <limits.h>
-#include <poll.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -66,8 +65,7 @@ static unsigned tun_offloads(uint64_t features)
 	return flags;
 }
 
-/* The tap is gone: the cable is out. */
-static void link_down(struct net *net, int err)
+void net_link_down(struct net *net, int err)
 {
 	struct vdev *vdev = &net->vdev;
 	struct virtio_net_config *config = (struct virtio_net_config *)vdev->config;
@@ -80,288 +78,6 @@ static void link_down(struct net *net, int err)
 	config->status = 0;
 	vdev_config_changed(vdev);
 	pthread_mutex_unlock(&vdev->lock);
-}
-
-/* Receiving. */
-
-static void rx_run(struct net_rx *rx);
-
-/* Whether @read has @room bytes, or all that the driver can give, or the kernel take. */
-static bool read_has(const struct net_read *read, uint64_t room)
-{
-	if (!read->rx->net->mergeable)
-		return read->nchains;
-	return read->bytes >= room || read->nsegs >= IOV_MAX ||
-	       read->nchains == read->rx->queue->virtq.size;
-}
-
-/* Chain @i of those that @read has. */
-static struct net_chain *read_chain(const struct net_read *read, unsigned i)
-{
-	return &read->chain[(read->first + i) % NET_QUEUE_SIZE];
-}
-
-/* Take the first @n chains, of @bytes in all, out of @read. */
-static void read_drop(struct net_read *read, unsigned n, size_t bytes)
-{
-	struct iovec *iov = read->iov;
-
-	iov_skip(&iov, &read->nsegs, bytes);
-	if (iov != read->iov)
-		memmove(read->iov, iov, read->nsegs * sizeof(*iov));
-	read->first += n;
-	read->nchains -= n;
-	read->bytes -= bytes;
-}
-
-/* What lies where the last piece ends is part of it: Linux cuts buffers out of 32 KiB each. */
-static void read_append(struct net_read *read, struct iovec piece)
-{
-	struct iovec *last = &read->iov[read->nsegs - 1];
-
-	if (read->nsegs && (uint8_t *)last->iov_base + last->iov_len == piece.iov_base)
-		last->iov_len += piece.iov_len;
-	else
-		read->iov[read->nsegs++] = piece;
-}
-
-/* Append the next chain of the queue. Returns as virtq_pop() does. */
-static int read_pop(struct net_read *read)
-{
-	struct virtq_chain chain = {
-		.iov = read->iov + read->nsegs,
-		.iov_max = NET_QUEUE_SIZE,
-	};
-	int got = virtq_pop(&read->rx->queue->virtq, &chain);
-
-	if (got <= 0)
-		return got;
-	if (chain.nout || chain.in < sizeof(struct virtio_net_hdr)) {
-		vdev_push(read->rx->queue, chain.head, 0);
-		return -EINVAL;
-	}
-	for (unsigned i = 0; i < chain.nin; i++)
-		read_append(read, chain.iov[i]);
-	*read_chain(read, read->nchains++) = (struct net_chain){ chain.head, chain.in };
-	read->bytes += chain.in;
-	return 1;
-}
-
-/*
- * Append the first chain of the last read that has any: those left over from packets would else lie
- * in many reads, none of which is full, and the driver wait for them. Returns 1, or 0: there is
- * none.
- */
-static int read_take(struct net_read *read)
-{
-	struct net_read *from = &read->rx->read[NET_READS - 1];
-
-	while (from > read && !from->nchains)
-		from--;
-	if (from == read)
-		return 0;
-
-	struct net_chain chain = *read_chain(from, 0);
-
-	for (size_t i = 0, left = chain.in; left; i++) {
-		struct iovec piece = from->iov[i];
-
-		if (piece.iov_len > left)
-			piece.iov_len = left;
-		left -= piece.iov_len;
-		read_append(read, piece);
-	}
-	read_drop(from, 1, chain.in);
-	*read_chain(read, read->nchains++) = chain;
-	read->bytes += chain.in;
-	return 1;
-}
-
-/*
- * Give @read room for every packet, and then some at once: chains that follow each other make few
- * pieces. Returns 1, 0 when there is not enough, or virtq_pop()'s error.
- */
-static int read_fill(struct net_read *read)
-{
-	uint64_t room = read->rx->net->packet_max;
-	int got = 1;
-
-	if (read_has(read, room))
-		return 1;
-	while (got > 0 && !read_has(read, room + room / 4)) {
-		got = read_pop(read);
-		if (!got)
-			got = read_take(read);
-	}
-	return got < 0 ? got : read_has(read, room);
-}
-
-/* @len bytes of @read are a packet: give the chains back that it fills. */
-static void read_deliver(struct net_read *read, uint32_t len)
-{
-	struct virtio_net_hdr hdr;
-	unsigned nchains = 0;
-	size_t bytes = 0;
-
-	while (len) {
-		const struct net_chain *chain = read_chain(read, nchains++);
-		uint32_t part = len < chain->in ? len : chain->in;
-
-		vdev_push(read->rx->queue, chain->head, part);
-		bytes += chain->in;
-		len -= part;
-	}
-
-	iov_read(read->iov, &hdr, sizeof(hdr));
-	hdr.num_buffers = (uint16_t)nchains; /* §5.1.6.4.1; the tap leaves it out */
-	iov_write(read->iov, &hdr, sizeof(hdr));
-	read_drop(read, nchains, bytes);
-}
-
-/* Give all chains back unused: the queue stops. */
-static void rx_give_back(struct net_rx *rx)
-{
-	for (struct net_read *read = rx->read; read < rx->read + NET_READS; read++) {
-		for (unsigned i = 0; i < read->nchains; i++)
-			vdev_push(rx->queue, read_chain(read, i)->head, 0);
-		read->nchains = read->nsegs = read->bytes = 0;
-	}
-}
-
-static void rx_post(struct net_rx *rx, unsigned n)
-{
-	struct ring *ring = rx->net->vdev.world->ring;
-	int fd = rx->net->tap->fd[rx->pair];
-
-	rx->posted = rx->out = n;
-	rx->found = 0;
-	rx->posted_at = ring->enters;
-	for (unsigned i = 0; i < n; i++) {
-		struct net_read *read = &rx->read[i];
-		unsigned nsegs = read->nsegs < IOV_MAX ? read->nsegs : IOV_MAX;
-
-		read->started = true;
-		if (rx->net->nowait && i + 1 < n)
-			ring_readv_nowait(ring, &read->op, fd, read->iov, nsegs, (uint64_t)-1);
-		else
-			ring_readv(ring, &read->op, fd, read->iov, nsegs, (uint64_t)-1);
-	}
-}
-
-/* How many reads for the next pass. */
-static unsigned rx_adapt(const struct net_rx *rx)
-{
-	unsigned max = rx->net->nowait ? NET_READS : NET_READS_WAITING;
-	unsigned less = rx->posted - (rx->posted + 3) / 4;
-	unsigned want = rx->found + 1 > less ? rx->found + 1 : less;
-
-	if (rx->found == rx->posted)
-		want = 2 * rx->posted;
-	return want < max ? want : max;
-}
-
-/* A pass is over; the tap's last answer was @res. */
-static void rx_passed(struct net_rx *rx, int res)
-{
-	struct net *net = rx->net;
-
-	if (!vdev_runs(rx->queue)) {
-		rx_give_back(rx);
-	} else if (res == -EAGAIN) {
-		/* Before Linux 5.15 no read of a file with O_NONBLOCK waits. */
-		rx->polling = true;
-		rx->out = 1;
-		ring_poll(net->vdev.world->ring, &rx->poll, net->tap->fd[rx->pair], POLLIN);
-	} else {
-		rx_run(rx);
-	}
-}
-
-static void rx_polled(struct io_op *op, int res)
-{
-	struct net_rx *rx = container_of(op, struct net_rx, poll);
-
-	(void)res;
-	rx->polling = false;
-	rx->out = 0;
-	rx_passed(rx, 0);
-}
-
-/* A read that failed has cost a packet at most: its chains are as they were. */
-static void rx_failed(struct net_rx *rx, int res)
-{
-	switch (res) {
-	case -EAGAIN:
-	case -EINTR:
-	case -ECANCELED:
-		break;
-	case -EOPNOTSUPP: /* a tap and RWF_NOWAIT, before Linux 6.4 */
-		rx->net->nowait = false;
-		break;
-	case -EFAULT:
-	case -EINVAL:
-	case -ENOBUFS:
-	case -ENOMEM:
-		rx->count.lost++;
-		break;
-	default:
-		link_down(rx->net, res);
-	}
-}
-
-static void rx_done(struct io_op *op, int res)
-{
-	struct net_read *read = container_of(op, struct net_read, op);
-	struct net_rx *rx = read->rx;
-
-	read->started = false;
-	if (res > 0) {
-		rx->found += rx->net->vdev.world->ring->enters - rx->posted_at == 1;
-		rx->count.packets++;
-		rx->count.bytes += (unsigned)res - sizeof(struct virtio_net_hdr);
-		read_deliver(read, (uint32_t)res);
-	} else {
-		rx_failed(rx, res);
-	}
-	if (--rx->out)
-		return;
-	rx->want = rx_adapt(rx);
-	rx_passed(rx, res);
-}
-
-/* The next pass, unless one is under way. */
-static void rx_run(struct net_rx *rx)
-{
-	struct virtq *q = &rx->queue->virtq;
-	unsigned n;
-	int got;
-
-	if (rx->out || !vdev_runs(rx->queue) || !rx->net->link)
-		return;
-	do {
-		virtq_kicks_off(q);
-		n = 0;
-		while ((got = n < rx->want ? read_fill(&rx->read[n]) : 0) > 0)
-			n++;
-	} while (!got && !n && virtq_kicks_on(q));
-
-	if (got < 0)
-		vdev_broken(&rx->net->vdev, "a bad receive buffer", got);
-	else if (n)
-		rx_post(rx, n);
-}
-
-static void rx_stop(struct net_rx *rx)
-{
-	struct ring *ring = rx->net->vdev.world->ring;
-
-	if (!rx->out)
-		rx_give_back(rx);
-	if (rx->polling)
-		ring_cancel(ring, &rx->poll);
-	for (unsigned i = 0; i < NET_READS; i++)
-		if (rx->read[i].started)
-			ring_cancel(ring, &rx->read[i].op);
 }
 
 /* Transmitting. */
@@ -624,7 +340,7 @@ static void net_notify(struct vdev *vdev, unsigned index)
 	else if (index < 2 * net->tap->queues && index % 2)
 		tx_run(&net->tx[index / 2]);
 	else if (index < 2 * net->tap->queues)
-		rx_run(&net->rx[index / 2]);
+		net_rx_run(&net->rx[index / 2]);
 }
 
 static void net_stop(struct vdev *vdev, unsigned index)
@@ -634,7 +350,7 @@ static void net_stop(struct vdev *vdev, unsigned index)
 	if (index < 2 * net->tap->queues && index % 2)
 		tx_stop(&net->tx[index / 2]);
 	else if (index < 2 * net->tap->queues)
-		rx_stop(&net->rx[index / 2]);
+		net_rx_stop(&net->rx[index / 2]);
 }
 
 /* Where a new driver begins; where that fails the tap is gone, and the first read will tell. */
@@ -685,19 +401,11 @@ static int queues_init(struct net *net)
 	if (!net->rx || !net->tx)
 		return -ENOMEM;
 	for (unsigned i = 0; i < n; i++) {
-		struct net_rx *rx = &net->rx[i];
 		struct net_tx *tx = &net->tx[i];
 
-		rx->net = tx->net = net;
-		rx->pair = tx->pair = i;
-		rx->want = 1;
-		rx->poll.done = rx_polled;
-		for (unsigned k = 0; k < NET_READS; k++) {
-			rx->read[k].op.done = rx_done;
-			rx->read[k].rx = rx;
-			rx->read[k].chain = rx->chain[k];
-			rx->read[k].iov = rx->iov[k];
-		}
+		net_rx_init(&net->rx[i], net, i);
+		tx->net = net;
+		tx->pair = i;
 		for (unsigned k = 0; k < NET_WRITES; k++) {
 			tx->write[k].tx = tx;
 			tx->write[k].op.done = tx_done;

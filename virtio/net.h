@@ -204,4 +204,18 @@ int net_init(struct net *net, unsigned index, struct tap *tap, const struct vdev
 /* After vCPUs have stopped and before ring_fini(). A zeroed device is left alone. */
 void net_fini(struct net *net);
 
+/* Between virtio/net.c and virtio/net_rx.c. */
+
+/* @rx is zeroed; vdev's queue is still to be set. */
+void net_rx_init(struct net_rx *rx, struct net *net, unsigned pair);
+
+/* The next pass, unless one is under way. */
+void net_rx_run(struct net_rx *rx);
+
+/* Give back what is posted, now or as soon as the kernel lets go of it. */
+void net_rx_stop(struct net_rx *rx);
+
+/* The tap is gone, says @err: the cable is out. */
+void net_link_down(struct net *net, int err);
+
 #endif
