@@ -12,7 +12,24 @@
 	2 /* times the limit of polling: it includes being woken up, which polling saves */
 
 #define TRIAL        32 /* sleeps */
-#define PATIENCE_MAX 2048
+#define INTERVAL_MAX 2048
+
+bool patience_over(struct patience *patience)
+{
+	if (!patience->skip)
+		return true;
+	patience->skip--;
+	return false;
+}
+
+void patience_learn(struct patience *patience, bool worth)
+{
+	if (worth)
+		patience->backoff = 0;
+	else if (patience->backoff < BACKOFF_MAX)
+		patience->backoff = 2 * patience->backoff + 1;
+	patience->skip = patience->backoff;
+}
 
 void pace_init(struct pace *pace, uint64_t poll_nsec, bool may_give_way)
 {
@@ -21,29 +38,20 @@ void pace_init(struct pace *pace, uint64_t poll_nsec, bool may_give_way)
 		/* Who was given another policy keeps it. */
 		.may_give_way = may_give_way && !syscall(SYS_sched_getscheduler, 0),
 		.sleeps = TRIAL,
-		.patience = TRIAL,
+		.interval = TRIAL,
 	};
 }
 
-/* Each time in vain, twice as many short sleeps pass before the next. */
 void pace_polled(struct pace *pace, bool found)
 {
 	pace->polling = found;
-	if (found)
-		pace->backoff = 0;
-	else if (pace->backoff < BACKOFF_MAX)
-		pace->backoff = 2 * pace->backoff + 1;
-	pace->skip = pace->backoff;
+	patience_learn(&pace->vain, found);
 }
 
 void pace_slept(struct pace *pace, uint64_t nsec)
 {
-	if (nsec >= SHORT_SLEEP * pace->poll_nsec)
-		return;
-	if (pace->skip)
-		pace->skip--;
-	else
-		pace->polling = true;
+	if (nsec < SHORT_SLEEP * pace->poll_nsec)
+		pace->polling |= patience_over(&pace->vain);
 }
 
 /* The system call: musl has no sched_setscheduler(). Threads that are started do not inherit it. */
@@ -69,13 +77,13 @@ void pace_follow(struct pace *pace, uint64_t enters, uint64_t cqes)
 	if (!pace->gives_way) {
 		give_way(pace, true);
 	} else if (batches_grow(pace, enters, cqes)) {
-		pace->patience = TRIAL;
+		pace->interval = TRIAL;
 	} else {
 		give_way(pace, false);
-		if (pace->patience < PATIENCE_MAX)
-			pace->patience *= 2;
+		if (pace->interval < INTERVAL_MAX)
+			pace->interval *= 2;
 	}
-	pace->sleeps = pace->gives_way ? TRIAL : pace->patience;
+	pace->sleeps = pace->gives_way ? TRIAL : pace->interval;
 	pace->enters = enters;
 	pace->cqes = cqes;
 }

@@ -18,18 +18,29 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* When to try again what was in vain: each time in vain, twice as many occasions pass. */
+struct patience {
+	unsigned skip;    /* so many occasions from now */
+	unsigned backoff; /* and so many when that was in vain */
+};
+
 struct pace {
 	uint64_t poll_nsec; /* how long to look for more before a sleep; 0: not at all */
 	bool polling;       /* look before the next sleep */
-	unsigned skip;      /* so many short sleeps from now, */
-	unsigned backoff;   /* and so many when that was in vain */
+	struct patience vain;
 
 	bool may_give_way;
 	bool gives_way;        /* now */
 	unsigned sleeps;       /* until the next look at what it brings */
-	unsigned patience;     /* sleeps between two trials */
+	unsigned interval;     /* sleeps between two trials */
 	uint64_t enters, cqes; /* when the trial began */
 };
+
+/* An occasion: whether to try now. */
+bool patience_over(struct patience *patience);
+
+/* Tried, and it was worth it or not. */
+void patience_learn(struct patience *patience, bool worth);
 
 /* Begin, with either or neither of the two. */
 void pace_init(struct pace *pace, uint64_t poll_nsec, bool may_give_way);

@@ -300,6 +300,13 @@ void ring_timeout(struct ring *ring, struct io_timer *timer, uint64_t nsec)
 	io_uring_sqe_set_data(sqe, &timer->op);
 }
 
+void ring_pause(struct ring *ring, struct io_timer *timer, uint64_t nsec)
+{
+	ring_timeout(ring, timer, nsec);
+	timer->op.near = true;
+	ring->near++;
+}
+
 void ring_cancel(struct ring *ring, struct io_op *op)
 {
 	struct io_uring_sqe *sqe = sqe_get(ring);

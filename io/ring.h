@@ -37,7 +37,7 @@ struct io_op {
 	struct io_op *next;
 	struct io_op *prev;
 	int res;
-	bool near; /* it ends by itself, and soon: disk I/O */
+	bool near; /* it ends by itself, and soon: disk I/O, a pause */
 };
 
 struct io_timer {
@@ -89,7 +89,7 @@ struct ring {
 	struct ring_poller *pollers;
 	struct pace pace;
 	unsigned in_flight; /* how many are started */
-	unsigned near;      /* how many of these are disk I/O */
+	unsigned near;      /* how many of these end by themselves, and soon */
 	unsigned cancels;   /* ring_cancel()s that the kernel has not answered */
 	bool closing;
 	bool trickles; /* in the last wait disk I/O ended, but less than half of it */
@@ -181,6 +181,10 @@ void ring_fallocate(struct ring *ring, struct io_op *op, int fd, int mode, uint6
 void ring_poll(struct ring *ring, struct io_op *op, int fd, unsigned events);
 
 void ring_timeout(struct ring *ring, struct io_timer *timer, uint64_t nsec);
+
+/* The same for less than a millisecond, in which the ring does not poll: what comes is to gather.
+ */
+void ring_pause(struct ring *ring, struct io_timer *timer, uint64_t nsec);
 
 /*
  * Add 1 to the eventfd @fd, which has EFD_NONBLOCK: with all else that this batch queues, or before

@@ -47,10 +47,10 @@ static void vain_polling_becomes_rare(void **state)
 		assert_true(pace.polling);
 	}
 	pace_polled(&pace, false);
-	assert_int_equal(pace.skip, 63);
+	assert_int_equal(pace.vain.skip, 63);
 	pace_polled(&pace, true);
 	pace_polled(&pace, false);
-	assert_int_equal(pace.skip, 1);
+	assert_int_equal(pace.vain.skip, 1);
 }
 
 static int policy(void)

@@ -392,7 +392,16 @@ static void polling_starts_and_ends(void **state)
 	ring_step(ring);
 	assert_true(timer.n == 1 && ring_polls(ring));
 
-	/* and nothing ends it. */
+	/* but in a pause it does not; */
+	timer.n = 0;
+	test.looks = 0;
+	test.find_at = 1;
+	ring_pause(ring, &timer.timer, 1000000);
+	ring_step(ring);
+	assert_true(timer.n == 1 && !test.looks && ring_polls(ring));
+	test.find_at = 0;
+
+	/* nothing ends it. */
 	ring_set_pace(ring, 1000000, false);
 	ring->pace.polling = true;
 	timer.n = 0;

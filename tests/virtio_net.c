@@ -777,6 +777,56 @@ static void single_packets_take_one_call(void **state)
 	assert_in_range(f->world.ring.enters - enters, 100, 210);
 }
 
+/* Packets, and batches until they have come. */
+static void receive(struct fixture *f, unsigned n)
+{
+	const struct net_count *count = &f->net.rx[0].count;
+	uint64_t end = count->packets + n;
+
+	for (unsigned i = 0; i < n; i++)
+		host_sends(f, i, 60);
+	while (count->packets < end)
+		ring_step(&f->world.ring);
+}
+
+static void need_moderation(struct fixture *f)
+{
+	for (unsigned round = 0; round < 5 && !f->net.rx[0].waiting; round++)
+		receive(f, 20);
+	if (!f->net.nowait)
+		skip(); /* this kernel cannot */
+	assert_true(f->net.rx[0].moderated && f->net.rx[0].waiting);
+}
+
+/* In close succession nothing wakes the ring but the end of a pause, and then there are many. */
+static void packets_in_close_succession_are_moderated(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t came;
+
+	plug_sockets(f);
+	bring_up(f, MERGEABLE, 256);
+	post(f, RX, 250, 2000);
+	world_settle(&f->world);
+	need_moderation(f);
+	for (unsigned i = 0; i < 20; i++)
+		host_sends(f, i, 60);
+	came = f->net.rx[0].count.packets;
+	ring_step(&f->world.ring);
+	assert_int_equal(f->net.rx[0].count.packets, came);
+	assert_false(f->net.rx[0].waiting);
+	while (f->net.rx[0].count.packets < came + 20)
+		ring_step(&f->world.ring);
+	assert_true(f->net.rx[0].moderated);
+
+	/* Too few: the next packet is waited for, and moderation not tried at once. */
+	world_settle(&f->world);
+	assert_false(f->net.rx[0].moderated || f->net.rx[0].waiting);
+	assert_int_equal(f->net.rx[0].patience.skip, 1);
+	receive(f, 1);
+	assert_false(f->net.rx[0].moderated);
+}
+
 static void a_bad_buffer_breaks_it(void **state)
 {
 	struct fixture *f = *state;
@@ -836,6 +886,25 @@ static void a_reset_takes_pending_reads_back(void **state)
 			assert_int_equal(((uint8_t *)at(f, gpa))[i], 0xaa);
 		while (recv(f->tap.fd[0], (char[1]){ 0 }, 1, 0) > 0)
 			;
+	}
+}
+
+static void a_reset_ends_a_pause(void **state)
+{
+	struct fixture *f = *state;
+
+	plug_sockets(f);
+	if (!f->net.nowait)
+		skip();
+	for (unsigned round = 0; round < 3; round++) {
+		f->d.free = QUEUES;
+		f->free = BUFFER;
+		bring_up(f, MERGEABLE, 256);
+		post(f, RX, 250, 2000);
+		need_moderation(f);
+		driver_reset(&f->d);
+		assert_false(f->net.rx[0].waiting);
+		assert_int_equal(f->net.rx[0].read[0].nchains, 0);
 	}
 }
 
@@ -1251,8 +1320,10 @@ int main(void)
 		TEST(buffers_are_waited_for),
 		TEST(packets_are_waited_for),
 		TEST(single_packets_take_one_call),
+		TEST(packets_in_close_succession_are_moderated),
 		TEST(a_bad_buffer_breaks_it),
 		TEST(a_reset_takes_pending_reads_back),
+		TEST(a_reset_ends_a_pause),
 		TEST(a_queue_is_reset_alone),
 		TEST(bad_commands_get_an_error),
 		TEST(commands_need_their_feature),

@@ -10,6 +10,10 @@
 #include "io/iov.h"
 #include "virtio/net.h"
 
+/* Moderation. */
+#define PAUSE_NSEC 100000
+#define GATHERED   8 /* packets, that make it worth while */
+
 /* Whether @read has @room bytes, or all that the driver can give, or the kernel take. */
 static bool read_has(const struct net_read *read, uint64_t room)
 {
@@ -165,7 +169,7 @@ static void rx_post(struct net_rx *rx, unsigned n)
 		unsigned nsegs = read->nsegs < IOV_MAX ? read->nsegs : IOV_MAX;
 
 		read->started = true;
-		if (rx->net->nowait && i + 1 < n)
+		if (rx->moderated || (rx->net->nowait && i + 1 < n))
 			ring_readv_nowait(ring, &read->op, fd, read->iov, nsegs, (uint64_t)-1);
 		else
 			ring_readv(ring, &read->op, fd, read->iov, nsegs, (uint64_t)-1);
@@ -184,31 +188,54 @@ static unsigned rx_adapt(const struct net_rx *rx)
 	return want < max ? want : max;
 }
 
-/* A pass is over; the tap's last answer was @res. */
+/*
+ * A pass is over. Two packets that were there at once are reason enough to try moderation.
+ * Returns whether to pause before the next pass.
+ */
+static bool rx_moderate(struct net_rx *rx)
+{
+	bool emptied = rx->found < rx->posted;
+
+	rx->gathered += rx->found;
+	if (!rx->moderated) {
+		rx->moderated = rx->net->nowait && rx->found > 1 && patience_over(&rx->patience);
+	} else if (emptied) {
+		rx->moderated = rx->gathered >= GATHERED;
+		patience_learn(&rx->patience, rx->moderated);
+	}
+	return rx->moderated && emptied;
+}
+
+/* The next pass, or what has to come before it; the tap's last answer was @res. */
 static void rx_passed(struct net_rx *rx, int res)
 {
-	struct net *net = rx->net;
+	struct ring *ring = rx->net->vdev.world->ring;
 
 	if (!vdev_runs(rx->queue)) {
 		rx_give_back(rx);
-	} else if (res == -EAGAIN) {
+	} else if (res == -EAGAIN && !rx->moderated) {
 		/* Before Linux 5.15 no read of a file with O_NONBLOCK waits. */
-		rx->polling = true;
-		rx->out = 1;
-		ring_poll(net->vdev.world->ring, &rx->poll, net->tap->fd[rx->pair], POLLIN);
+		rx->waiting = true;
+		ring_poll(ring, &rx->wait.op, rx->net->tap->fd[rx->pair], POLLIN);
+	} else if (rx_moderate(rx)) {
+		rx->waiting = true;
+		rx->gathered = 0;
+		ring_pause(ring, &rx->wait, PAUSE_NSEC);
 	} else {
 		net_rx_run(rx);
 	}
 }
 
-static void rx_polled(struct io_op *op, int res)
+static void rx_waited(struct io_op *op, int res)
 {
-	struct net_rx *rx = container_of(op, struct net_rx, poll);
+	struct net_rx *rx = container_of(op, struct net_rx, wait.op);
 
 	(void)res;
-	rx->polling = false;
-	rx->out = 0;
-	rx_passed(rx, 0);
+	rx->waiting = false;
+	if (vdev_runs(rx->queue))
+		net_rx_run(rx);
+	else
+		rx_give_back(rx);
 }
 
 /* A read that failed has cost a packet at most: its chains are as they were. */
@@ -259,7 +286,7 @@ void net_rx_run(struct net_rx *rx)
 	unsigned n;
 	int got;
 
-	if (rx->out || !vdev_runs(rx->queue) || !rx->net->link)
+	if (rx->out || rx->waiting || !vdev_runs(rx->queue) || !rx->net->link)
 		return;
 	do {
 		virtq_kicks_off(q);
@@ -278,10 +305,10 @@ void net_rx_stop(struct net_rx *rx)
 {
 	struct ring *ring = rx->net->vdev.world->ring;
 
-	if (!rx->out)
+	if (rx->waiting)
+		ring_cancel(ring, &rx->wait.op);
+	else if (!rx->out)
 		rx_give_back(rx);
-	if (rx->polling)
-		ring_cancel(ring, &rx->poll);
 	for (unsigned i = 0; i < NET_READS; i++)
 		if (rx->read[i].started)
 			ring_cancel(ring, &rx->read[i].op);
@@ -292,7 +319,7 @@ void net_rx_init(struct net_rx *rx, struct net *net, unsigned pair)
 	rx->net = net;
 	rx->pair = pair;
 	rx->want = 1;
-	rx->poll.done = rx_polled;
+	rx->wait.op.done = rx_waited;
 	for (unsigned k = 0; k < NET_READS; k++) {
 		rx->read[k].op.done = rx_done;
 		rx->read[k].rx = rx;
