@@ -1,6 +1,7 @@
 """Medians, spread and ratios of results, as Markdown. Knows results as bench/run writes them, and no monitor."""
 
 import collections
+import pathlib
 import statistics
 
 # What kring is held to: what, the job, the value, the bound on the value itself or on its ratio (×) to that of a base:
@@ -21,7 +22,7 @@ DISTANCE = [
     ('here: benchmark guest, exec to exit, ms', 'start', 'exit_ms', '≤ 5', QEMU),
 ]
 DISTANCE += [(f'here: 4 KiB {op} a second, depth 32, {place}', f'disk-{place}-{op}-4k-32', 'per_second', bound, base)
-             for place in ('tmpfs', 'direct') for op in ('randread', 'randwrite')
+             for place in ('cached', 'tmpfs', 'direct') for op in ('randread', 'randwrite')
              for bound, base in (('≥ 1.5 ×', QEMU), ('≥ 0.95 ×', FIO))]
 DISTANCE += [(f'here: {size} B packets {word}{what}', f'net-{op}-{size}', value, bound, base)
              for op, word in (('tx', 'out'), ('rx', 'in')) for size in (64, 1514)
@@ -181,9 +182,10 @@ HERE = """## On this machine's own KVM: the benchmark guest
 
 `qemu` is QEMU's microvm with virtio-mmio, aio=io_uring and an iothread, its tap without vhost; `qemu-native` the same
 with aio=native (threads where there is no O_DIRECT), `qemu-vhost` with vhost. `fio, no VM` and `plain, no VM` do the
-same with no VM: the ceilings. CPU each: a request or packet, of all threads but the vCPUs, whose guest polls. `tmpfs`
-is a file there, through the page cache on all sides; `direct` a file on a disk with O_DIRECT. `-qN`: N queues. Depth is
-that of all queues together.
+same with no VM: the ceilings; `fio, one core` is bound to one CPU, as a monitor is that shares two with a guest that
+polls. CPU each: a request or packet, of all threads but the vCPUs, whose guest polls. `tmpfs` is a file there, `cached`
+one on a disk, both through the page cache on all sides; `direct` one on a disk with O_DIRECT. `-qN`: N queues. Depth is
+that of all queues together. fio registers its file and its buffers.
 """
 LAB = """## In the nested lab: fio and iperf3 in Linux
 
@@ -200,6 +202,7 @@ def report(there, nested, notes, plots, out):
     print(HEAD.format(notes='\n'.join(f'- {note}' for note in notes)), file=out)
     print('## What kring is held to\n', file=out)
     distance(there + nested, out)
+    print((pathlib.Path(__file__).parent / 'bounds.md').read_text(encoding='utf-8'), file=out)
     print(HERE, file=out)
     host(there, out)
     print(LAB, file=out)
