@@ -4,6 +4,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <limits.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -62,6 +63,10 @@ static void reap(struct ring *ring)
 		if (op == DATA_CANCEL || op == DATA_SIGNAL)
 			continue;
 		op->res = cqe->res;
+		op->more = cqe->flags & IORING_CQE_F_MORE;
+		if (op->back)
+			continue;
+		op->back = true;
 		list_remove(op);
 		list_append(&ring->reaped, op);
 		ring->in_flight--;
@@ -129,7 +134,7 @@ static struct io_uring_sqe *op_start(struct ring *ring, struct io_op *op)
 	assert(!ring->closing);
 	list_append(&ring->started, op);
 	ring->in_flight++;
-	op->near = false;
+	op->near = op->back = op->more = false;
 	return sqe_get(ring);
 }
 
@@ -332,10 +337,19 @@ void ring_signal(struct ring *ring, int fd)
 	io_uring_sqe_set_flags(sqe, IOSQE_CQE_SKIP_SUCCESS);
 }
 
+/* A poll does not read: what is written adds up, and each time it wakes. */
 static void watch_start(struct io_watch *watch)
 {
-	ring_read(watch->ring, &watch->op, watch->fd, &watch->count, sizeof(watch->count),
-	          (uint64_t)-1);
+	struct io_uring_sqe *sqe;
+
+	if (!watch->ring->polls) {
+		ring_read(watch->ring, &watch->op, watch->fd, &watch->count, sizeof(watch->count),
+		          (uint64_t)-1);
+		return;
+	}
+	sqe = op_start(watch->ring, &watch->op);
+	io_uring_prep_poll_multishot(sqe, watch->fd, POLLIN);
+	io_uring_sqe_set_data(sqe, &watch->op);
 }
 
 static void watch_done(struct io_op *op, int res)
@@ -346,8 +360,9 @@ static void watch_done(struct io_op *op, int res)
 		watch->ring = NULL;
 		return;
 	}
-	assert(res == sizeof(watch->count));
-	watch_start(watch);
+	assert(res > 0);
+	if (!op->more)
+		watch_start(watch);
 	watch->woken(watch);
 }
 
@@ -469,6 +484,19 @@ static void wait_for_more(struct ring *ring)
 		enter(ring, 1);
 }
 
+/* What the kernel goes on with has not ended: not even when the ring is closing. */
+static void op_end(struct ring *ring, struct io_op *op)
+{
+	list_remove(op);
+	op->back = false;
+	if (op->more) {
+		list_append(&ring->started, op);
+		ring->in_flight++;
+	}
+	if (!op->more || !ring->closing)
+		op->done(op, ring->closing ? -ECANCELED : op->res);
+}
+
 void ring_step(struct ring *ring)
 {
 	if (list_empty(&ring->reaped))
@@ -476,12 +504,8 @@ void ring_step(struct ring *ring)
 	else
 		enter(ring, 0);
 
-	while (!list_empty(&ring->reaped)) {
-		struct io_op *op = ring->reaped.next;
-
-		list_remove(op);
-		op->done(op, ring->closing ? -ECANCELED : op->res);
-	}
+	while (!list_empty(&ring->reaped))
+		op_end(ring, ring->reaped.next);
 	while (ring->hooks) {
 		struct ring_hook *hook = ring->hooks;
 

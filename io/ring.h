@@ -2,7 +2,7 @@
  * The ring: the one io_uring of the process, through which the main thread waits for everything.
  *
  * Main thread only, from ring_init to ring_fini. Other threads wake it by writing an eventfd that a
- * ring_watch() reads.
+ * ring_watch() waits for.
  *
  * An operation is a struct io_op inside the caller's own struct. Starting one only queues it; a
  * batch is:
@@ -38,6 +38,8 @@ struct io_op {
 	struct io_op *prev;
 	int res;
 	bool near; /* it ends by itself, and soon: disk I/O, a pause */
+	bool back; /* in ring->reaped */
+	bool more; /* and with the kernel all the same: a watch */
 };
 
 struct io_timer {
@@ -45,7 +47,7 @@ struct io_timer {
 	struct __kernel_timespec ts;
 };
 
-/* An eventfd that is read again each time it was written. */
+/* An eventfd that is polled for ever, or before Linux 5.13 read each time it was written. */
 struct io_watch {
 	struct io_op op;
 	void (*woken)(struct io_watch *watch);
@@ -94,6 +96,7 @@ struct ring {
 	bool closing;
 	bool trickles; /* in the last wait disk I/O ended, but less than half of it */
 	bool silent;   /* an operation may end without a completion (IORING_FEAT_CQE_SKIP) */
+	bool polls;    /* a poll may go on after a completion */
 
 	uint64_t enters; /* since ring_init: system calls, */
 	uint64_t sqes;   /* entries queued, */

@@ -34,7 +34,7 @@ int rtc_init(struct rtc *rtc, const struct irq *irq, uint64_t low, uint64_t high
 void rtc_fini(struct rtc *rtc);
 int rtc_attach(struct rtc *rtc, struct bus *bus); /* 0 or bus_add()'s error */
 
-/* The caller has read timer_fd. */
+/* timer_fd has expired. */
 void rtc_tick(struct rtc *rtc);
 
 #endif
