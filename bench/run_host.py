@@ -47,6 +47,7 @@ def qemu_vcpu(comm, _):
 MONITORS = {
     'qemu': Monitor(QEMU, QEMU_DISK, 'io_uring', QEMU_NET, 'off', qemu_vcpu),
     'kring': Monitor(KRING, KRING_DISK, '', KRING_NET, '', kring_vcpu),
+    'kring-registered': Monitor(KRING + ' --registered-memory on', KRING_DISK, '', '', '', kring_vcpu),
     'qemu-native': Monitor(QEMU, QEMU_DISK, 'native', '', '', qemu_vcpu),
     'qemu-vhost': Monitor(QEMU, '', '', QEMU_NET, 'on', qemu_vcpu),
 }
@@ -180,7 +181,7 @@ def fio_run(host, bench, name, run, argv):
                                      'cpu_us_io': share * 1e6 / per_second})
 
 
-DISK_PEERS = ('qemu', 'kring', 'qemu-native')
+DISK_PEERS = ('qemu', 'kring', 'kring-registered', 'qemu-native')
 DISK_JOBS = [(op, '4k', depth, 1) for op in ('randread', 'randwrite') for depth in (1, 32, 128)]
 DISK_JOBS += [('read', '128k', 8, 1), ('write', '128k', 8, 1), ('randread', '4k', 32, 4), ('randwrite', '4k', 32, 4)]
 
