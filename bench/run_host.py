@@ -56,7 +56,7 @@ LEAN = ('qemu', 'kring')
 FIO = ('fio --name=a --thread --filename={path} --ioengine=io_uring --gtod_reduce=1 --time_based --runtime={ms}ms'
        ' --size=256m --norandommap --randrepeat=0 --rw={op} --bs={bs} --iodepth={depth} --direct={direct} --numjobs=1'
        ' --iodepth_batch_submit={batch} --iodepth_batch_complete_min=1 --iodepth_batch_complete_max={depth}'
-       ' --registerfiles=1 --fixedbufs=1 --output-format=json --group_reporting')
+       ' --invalidate=0 --registerfiles=1 --fixedbufs=1 --output-format=json --group_reporting')
 
 # A guest that does nothing: PVH entry, one marker, and HLT for ever.
 IDLE = """
