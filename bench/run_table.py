@@ -182,11 +182,11 @@ HERE = """## On this machine's own KVM: the benchmark guest
 
 `qemu` is QEMU's microvm with virtio-mmio, aio=io_uring and an iothread, its tap without vhost; `qemu-native` the same
 with aio=native (threads where there is no O_DIRECT), `qemu-vhost` with vhost; `kring-registered` is kring with
-`--registered-memory on`. `fio, no VM` (its buffers and file registered) and `plain, no VM` do the same with no VM: the
-ceilings; `fio, one core` is bound to one CPU, as a monitor is that shares two with a guest that polls. CPU each: a
-request or packet, of all threads but the vCPUs, whose guest polls. `tmpfs` is a file there, `cached` one on a disk,
-both through the page cache on all sides; `direct` one on a disk with O_DIRECT. `-qN`: N queues. Depth is that of all
-queues together.
+`--registered-memory on`, whose CPU has the populating of RAM in it. `fio, no VM` (its buffers and file registered) and
+`plain, no VM` do the same with no VM: the ceilings; `fio, one core` is bound to one CPU, as a monitor is that shares
+two with a guest that polls. CPU each: a request or packet, of all threads but the vCPUs, whose guest polls. `tmpfs` is
+a file there, `cached` one on a disk, both through the page cache on all sides; `direct` one on a disk with O_DIRECT.
+`-qN`: N queues. Depth is that of all queues together.
 """
 LAB = """## In the nested lab: fio and iperf3 in Linux
 
