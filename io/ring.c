@@ -62,6 +62,9 @@ static void reap(struct ring *ring)
 			ring->cancels--;
 		if (op == DATA_CANCEL || op == DATA_SIGNAL)
 			continue;
+		/* What overflowed may come behind the last. */
+		if (op->back && !op->more)
+			continue;
 		op->res = cqe->res;
 		op->more = cqe->flags & IORING_CQE_F_MORE;
 		if (op->back)
@@ -71,6 +74,7 @@ static void reap(struct ring *ring)
 		list_append(&ring->reaped, op);
 		ring->in_flight--;
 		ring->near -= op->near;
+		ring->pauses -= op->pause;
 	}
 	io_uring_cq_advance(&ring->uring, n);
 	ring->cqes += n;
@@ -134,7 +138,7 @@ static struct io_uring_sqe *op_start(struct ring *ring, struct io_op *op)
 	assert(!ring->closing);
 	list_append(&ring->started, op);
 	ring->in_flight++;
-	op->near = op->back = op->more = false;
+	op->near = op->pause = op->back = op->more = false;
 	return sqe_get(ring);
 }
 
@@ -308,8 +312,8 @@ void ring_timeout(struct ring *ring, struct io_timer *timer, uint64_t nsec)
 void ring_pause(struct ring *ring, struct io_timer *timer, uint64_t nsec)
 {
 	ring_timeout(ring, timer, nsec);
-	timer->op.near = true;
-	ring->near++;
+	timer->op.pause = true;
+	ring->pauses++;
 }
 
 void ring_cancel(struct ring *ring, struct io_op *op)
@@ -356,12 +360,11 @@ static void watch_done(struct io_op *op, int res)
 {
 	struct io_watch *watch = container_of(op, struct io_watch, op);
 
-	if (res == -ECANCELED) {
+	if (res == -ECANCELED && (watch->ending || watch->ring->closing)) {
 		watch->ring = NULL;
 		return;
 	}
-	assert(res > 0);
-	if (!op->more)
+	if (!op->more) /* read, or the kernel had no memory to go on */
 		watch_start(watch);
 	watch->woken(watch);
 }
@@ -373,6 +376,7 @@ void ring_watch(struct ring *ring, struct io_watch *watch, int fd,
 	watch->woken = woken;
 	watch->ring = ring;
 	watch->fd = fd;
+	watch->ending = false;
 	watch_start(watch);
 }
 
@@ -380,6 +384,7 @@ void ring_unwatch(struct io_watch *watch)
 {
 	struct ring *ring = watch->ring;
 
+	watch->ending = true;
 	while (watch->ring) {
 		ring_cancel(ring, &watch->op);
 		ring_step(ring);
@@ -468,7 +473,7 @@ static void wait_for_more(struct ring *ring)
 {
 	const struct ring_hook *hooks = ring->hooks;
 	bool idle = !ring->near; /* the guest is who is waited for, not a disk */
-	bool polls = ring_polls(ring);
+	bool polls = ring_polls(ring) && !ring->pauses;
 
 	if (polls && idle)
 		pace_polled(&ring->pace, poll_for_more(ring));

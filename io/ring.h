@@ -37,7 +37,8 @@ struct io_op {
 	struct io_op *next;
 	struct io_op *prev;
 	int res;
-	bool near; /* it ends by itself, and soon: disk I/O, a pause */
+	bool near; /* it ends by itself, and soon: disk I/O */
+	bool pause;
 	bool back; /* in ring->reaped */
 	bool more; /* and with the kernel all the same: a watch */
 };
@@ -53,6 +54,7 @@ struct io_watch {
 	void (*woken)(struct io_watch *watch);
 	struct ring *ring;
 	int fd;
+	bool ending;
 	uint64_t count;
 };
 
@@ -91,7 +93,8 @@ struct ring {
 	struct ring_poller *pollers;
 	struct pace pace;
 	unsigned in_flight; /* how many are started */
-	unsigned near;      /* how many of these end by themselves, and soon */
+	unsigned near;      /* how many of these are disk I/O, */
+	unsigned pauses;    /* and how many ring_pause()s */
 	unsigned cancels;   /* ring_cancel()s that the kernel has not answered */
 	bool closing;
 	bool trickles; /* in the last wait disk I/O ended, but less than half of it */

@@ -825,6 +825,14 @@ static void packets_in_close_succession_are_moderated(void **state)
 	assert_int_equal(f->net.rx[0].patience.skip, 1);
 	receive(f, 1);
 	assert_false(f->net.rx[0].moderated);
+
+	/* Two at a time are too few, each time again: it becomes rare. */
+	for (unsigned i = 0; i < 50; i++) {
+		receive(f, 1);
+		receive(f, 2);
+		world_settle(&f->world);
+	}
+	assert_in_range(f->net.rx[0].patience.backoff, 7, 63);
 }
 
 static void a_bad_buffer_breaks_it(void **state)

@@ -459,9 +459,15 @@ fail:
 	return err;
 }
 
+/* A pause may last longer than its queue holds chains. */
 void net_fini(struct net *net)
 {
+	struct ring *ring = net->rx ? net->vdev.world->ring : NULL;
+
 	vdev_fini(&net->vdev);
+	for (unsigned i = 0; net->rx && i < net->tap->queues; i++)
+		while (net->rx[i].waiting)
+			ring_step(ring);
 	free(net->rx);
 	free(net->tx);
 }

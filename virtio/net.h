@@ -151,6 +151,7 @@ struct net_rx {
 	unsigned out;             /* those that are not done, */
 	unsigned found;           /* and those for which a packet was there already */
 	uint64_t posted_at;       /* ring->enters */
+	bool emptied;             /* a read of this pass got nothing */
 	bool moderated;           /* no read waits, but a pause */
 	unsigned gathered;        /* packets since the last pause */
 	struct patience patience; /* until moderation is tried again */

@@ -163,6 +163,7 @@ static void rx_post(struct net_rx *rx, unsigned n)
 
 	rx->posted = rx->out = n;
 	rx->found = 0;
+	rx->emptied = false;
 	rx->posted_at = ring->enters;
 	for (unsigned i = 0; i < n; i++) {
 		struct net_read *read = &rx->read[i];
@@ -194,16 +195,16 @@ static unsigned rx_adapt(const struct net_rx *rx)
  */
 static bool rx_moderate(struct net_rx *rx)
 {
-	bool emptied = rx->found < rx->posted;
-
-	rx->gathered += rx->found;
 	if (!rx->moderated) {
 		rx->moderated = rx->net->nowait && rx->found > 1 && patience_over(&rx->patience);
-	} else if (emptied) {
-		rx->moderated = rx->gathered >= GATHERED;
-		patience_learn(&rx->patience, rx->moderated);
+		return rx->moderated;
 	}
-	return rx->moderated && emptied;
+	rx->gathered += rx->found;
+	if (!rx->emptied)
+		return false;
+	rx->moderated = rx->gathered >= GATHERED;
+	patience_learn(&rx->patience, rx->moderated);
+	return rx->moderated;
 }
 
 /* The next pass, or what has to come before it; the tap's last answer was @res. */
@@ -264,10 +265,12 @@ static void rx_done(struct io_op *op, int res)
 {
 	struct net_read *read = container_of(op, struct net_read, op);
 	struct net_rx *rx = read->rx;
+	const struct ring *ring = rx->net->vdev.world->ring;
 
 	read->started = false;
+	rx->emptied |= res < 0;
 	if (res > 0) {
-		rx->found += rx->net->vdev.world->ring->enters - rx->posted_at == 1;
+		rx->found += rx->moderated || ring->enters - rx->posted_at == 1;
 		rx->count.packets++;
 		rx->count.bytes += (unsigned)res - sizeof(struct virtio_net_hdr);
 		read_deliver(read, (uint32_t)res);
