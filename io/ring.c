@@ -346,7 +346,7 @@ static void watch_start(struct io_watch *watch)
 {
 	struct io_uring_sqe *sqe;
 
-	if (!watch->ring->polls) {
+	if (!watch->ring->multishot) {
 		ring_read(watch->ring, &watch->op, watch->fd, &watch->count, sizeof(watch->count),
 		          (uint64_t)-1);
 		return;

@@ -37,10 +37,10 @@ struct io_op {
 	struct io_op *next;
 	struct io_op *prev;
 	int res;
-	bool near; /* it ends by itself, and soon: disk I/O */
-	bool pause;
-	bool back; /* in ring->reaped */
-	bool more; /* and with the kernel all the same: a watch */
+	bool near;  /* it ends by itself, and soon: disk I/O */
+	bool pause; /* by ring_pause() */
+	bool back;  /* in ring->reaped, */
+	bool more;  /* and with the kernel all the same: a watch */
 };
 
 struct io_timer {
@@ -54,8 +54,8 @@ struct io_watch {
 	void (*woken)(struct io_watch *watch);
 	struct ring *ring;
 	int fd;
-	bool ending;
-	uint64_t count;
+	bool ending;    /* asked for by ring_unwatch() */
+	uint64_t count; /* where it is read */
 };
 
 /*
@@ -97,9 +97,9 @@ struct ring {
 	unsigned pauses;    /* and how many ring_pause()s */
 	unsigned cancels;   /* ring_cancel()s that the kernel has not answered */
 	bool closing;
-	bool trickles; /* in the last wait disk I/O ended, but less than half of it */
-	bool silent;   /* an operation may end without a completion (IORING_FEAT_CQE_SKIP) */
-	bool polls;    /* a poll may go on after a completion */
+	bool trickles;  /* in the last wait disk I/O ended, but less than half of it */
+	bool silent;    /* an operation may end without a completion (IORING_FEAT_CQE_SKIP) */
+	bool multishot; /* a poll may go on after a completion */
 
 	uint64_t enters; /* since ring_init: system calls, */
 	uint64_t sqes;   /* entries queued, */
@@ -188,8 +188,7 @@ void ring_poll(struct ring *ring, struct io_op *op, int fd, unsigned events);
 
 void ring_timeout(struct ring *ring, struct io_timer *timer, uint64_t nsec);
 
-/* The same for less than a millisecond, in which the ring does not poll: what comes is to gather.
- */
+/* The same, in which the ring does not poll: what comes is to gather. Less than a millisecond. */
 void ring_pause(struct ring *ring, struct io_timer *timer, uint64_t nsec);
 
 /*

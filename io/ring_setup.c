@@ -105,7 +105,7 @@ int ring_init_flags(struct ring *ring, unsigned entries, unsigned flags)
 	if (err)
 		goto exit;
 	ring->silent = ring->uring.features & IORING_FEAT_CQE_SKIP;
-	ring->polls = ring->uring.features & IORING_FEAT_RSRC_TAGS; /* as old: 5.13 */
+	ring->multishot = ring->uring.features & IORING_FEAT_RSRC_TAGS; /* as old: 5.13 */
 	return 0;
 exit:
 	io_uring_queue_exit(&ring->uring);

@@ -602,7 +602,7 @@ static void another_thread_wakes(void **state)
 		int fd = eventfd(0, EFD_CLOEXEC);
 
 		if (round)
-			ring->polls = false;
+			ring->multishot = false;
 		ring_watch(ring, &waking.watch, fd, woken_often);
 		pthread_create(&thread, NULL, wake_often, &waking);
 		ring_run(ring, &waking.stop);
