@@ -107,7 +107,8 @@ struct driver {
 	unsigned window, msix; /* offsets of capabilities */
 	uint64_t table;
 	uint64_t features;
-	gpa_t free; /* guest memory from here on */
+	gpa_t begin; /* guest memory for queues, */
+	gpa_t free;  /* and what is left of it */
 	struct driver_queue queue[DRIVER_QUEUES];
 };
 
@@ -219,10 +220,10 @@ static inline void driver_find(struct driver *d, unsigned cap)
 	}
 }
 
-/* Find the device in @slot; @free: guest memory for its queues. */
-static inline void driver_probe(struct driver *d, struct world *world, unsigned slot, gpa_t free)
+/* Find the device in @slot; @begin: guest memory for its queues. */
+static inline void driver_probe(struct driver *d, struct world *world, unsigned slot, gpa_t begin)
 {
-	*d = (struct driver){ .world = world, .slot = slot, .free = free };
+	*d = (struct driver){ .world = world, .slot = slot, .begin = begin, .free = begin };
 	d->bar = config_in(d, PCI_BAR0, 4);
 	config_out(d, PCI_COMMAND, 2, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
 	for (unsigned cap = config_in(d, PCI_CAPABILITIES, 1); cap; cap = config_in(d, cap + 1, 1))
@@ -302,12 +303,77 @@ static inline void driver_queue(struct driver *d, unsigned i, uint16_t size, uin
 	reg_out(d, R_QUEUE_ENABLE, 2, 1);
 }
 
+/*
+ * From reset to DRIVER_OK, with all queues; @size and @features as above. Each queue, and then the
+ * configuration, has a vector of its own, the first with @data; 0: no vectors. Returns whether the
+ * device accepted the features.
+ */
+static inline bool driver_start(struct driver *d, uint64_t features, uint16_t size, uint32_t data)
+{
+	unsigned n = reg_in(d, R_NUM_QUEUES, 2);
+
+	if (!driver_negotiate(d, features))
+		return false;
+	if (data)
+		driver_msix(d, n + 1, data);
+	d->free = d->begin;
+	for (unsigned i = 0; i < n; i++)
+		driver_queue(d, i, size, data ? (uint16_t)i : NO_VECTOR);
+	status_add(d, S_DRIVER_OK);
+	return true;
+}
+
 static inline void *driver_host(struct driver *d, gpa_t gpa, uint64_t len)
 {
 	void *host = mem_host(&d->world->mem, gpa, len);
 
 	assert(host);
 	return host;
+}
+
+/* A piece of a chain. */
+struct piece {
+	gpa_t gpa;
+	uint32_t len;
+};
+
+/*
+ * Put @n pieces, the first @nout of them to be read, into a table of @size, from descriptor @at on.
+ */
+static inline void driver_fill(struct virtq_desc *table, unsigned at, unsigned size,
+                               const struct piece *piece, unsigned nout, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++)
+		table[(at + i) % size] = (struct virtq_desc){
+			.addr = piece[i].gpa,
+			.len = piece[i].len,
+			.flags = (uint16_t)((i < nout ? 0 : VIRTQ_DESC_F_WRITE) |
+			                    (i + 1 < n ? VIRTQ_DESC_F_NEXT : 0)),
+			.next = (uint16_t)((at + i + 1) % size),
+		};
+}
+
+/* Make the chain of the next @n descriptors available. Returns its head. */
+static inline uint16_t driver_publish(struct driver *d, unsigned i, unsigned n)
+{
+	struct driver_queue *q = &d->queue[i];
+	struct virtq_avail *avail = driver_host(d, q->avail, 6 + 2 * q->size);
+	uint16_t head = q->next % q->size;
+
+	q->next = (uint16_t)(q->next + n);
+	avail->ring[q->avail_idx++ & (q->size - 1)] = head;
+	__atomic_store_n(&avail->idx, q->avail_idx, __ATOMIC_SEQ_CST);
+	return head;
+}
+
+/* Offer @n pieces, the first @nout of them to be read. Returns the chain's head. */
+static inline uint16_t driver_offer(struct driver *d, unsigned i, const struct piece *piece,
+                                    unsigned nout, unsigned n)
+{
+	struct driver_queue *q = &d->queue[i];
+
+	driver_fill(driver_host(d, q->desc, 16 * q->size), q->next, q->size, piece, nout, n);
+	return driver_publish(d, i, n);
 }
 
 /*
@@ -317,23 +383,11 @@ static inline void *driver_host(struct driver *d, gpa_t gpa, uint64_t len)
 static inline uint16_t driver_add(struct driver *d, unsigned i, gpa_t out_gpa, uint32_t out,
                                   gpa_t in_gpa, uint32_t in)
 {
-	struct driver_queue *q = &d->queue[i];
-	struct virtq_desc *desc = driver_host(d, q->desc, 16 * q->size);
-	struct virtq_avail *avail = driver_host(d, q->avail, 6 + 2 * q->size);
-	uint16_t head = q->next % q->size;
-	uint16_t second = (head + 1) % q->size;
+	const struct piece piece[] = { { out_gpa, out }, { in_gpa, in } };
 
-	if (out) {
-		desc[head] =
-		        (struct virtq_desc){ out_gpa, out, in ? VIRTQ_DESC_F_NEXT : 0, second };
-		desc[second] = (struct virtq_desc){ in_gpa, in, VIRTQ_DESC_F_WRITE, 0 };
-	} else {
-		desc[head] = (struct virtq_desc){ in_gpa, in, VIRTQ_DESC_F_WRITE, 0 };
-	}
-	q->next = (uint16_t)(q->next + (out && in ? 2 : 1));
-	avail->ring[q->avail_idx++ & (q->size - 1)] = head;
-	__atomic_store_n(&avail->idx, q->avail_idx, __ATOMIC_SEQ_CST);
-	return head;
+	if (!out)
+		return driver_offer(d, i, piece + 1, 0, 1);
+	return driver_offer(d, i, piece, 1, in ? 2 : 1);
 }
 
 static inline void driver_kick(struct driver *d, unsigned i)
@@ -351,6 +405,16 @@ static inline bool driver_used(struct driver *d, unsigned i, struct virtq_used_e
 		return false;
 	*elem = used->ring[q->used_idx++ & (q->size - 1)];
 	return true;
+}
+
+/* The next used element, as soon as it is there; the caller's thread runs the ring. */
+static inline struct virtq_used_elem driver_wait(struct driver *d, unsigned i)
+{
+	struct virtq_used_elem elem;
+
+	while (!driver_used(d, i, &elem))
+		ring_step(&d->world->ring);
+	return elem;
 }
 
 /* Reset the device and wait for it; the caller's thread runs the ring. */

@@ -20,12 +20,14 @@
 #include <cmocka.h>
 
 #include "io/disk.h"
+#include "tests/disk.h"
+#include "tests/random.h"
 
 #define SECTOR BACKING_SECTOR
 #define SIZE   (1u << 20)
 
 struct fixture {
-	char dir[32];
+	char dir[sizeof(IMAGE_DIR)];
 	struct ring ring;
 	struct backing_config config;
 	struct disk disk;
@@ -61,36 +63,22 @@ static int wait_for(struct fixture *f, const struct op *o)
 	return o->res;
 }
 
-static uint32_t below(struct fixture *f, uint32_t n)
-{
-	f->seed = f->seed * 6364136223846793005 + 1442695040888963407;
-	return (uint32_t)(f->seed >> 33) % n;
-}
-
 static int setup(void **state)
 {
 	struct fixture *f = calloc(1, sizeof(*f));
-	int fd;
 
 	*state = f;
 	f->seed = 1;
-	strcpy(f->dir, "/tmp/kring-disk-XXXXXX");
-	if (!mkdtemp(f->dir) || chdir(f->dir))
+	if (image_make(f->dir, SIZE))
 		return -1;
-	fd = open("a.img", O_CREAT | O_WRONLY, 0600);
-	if (fd < 0 || ftruncate(fd, SIZE))
-		return -1;
-	close(fd);
 	return ring_init(&f->ring, 64);
 }
 
 static int teardown(void **state)
 {
 	struct fixture *f = *state;
-	int err = 0;
+	int err = image_remove(f->dir);
 
-	if (unlink("a.img") || chdir("/") || rmdir(f->dir))
-		err = -1;
 	free(f);
 	return err;
 }
@@ -110,14 +98,6 @@ static void disk_close(struct fixture *f)
 	assert_null(f->disk.waiting);
 	ring_fini(&f->ring);
 	disk_fini(&f->disk);
-}
-
-/* From here on the disk is @fd, which is closed. */
-static void disk_becomes(struct fixture *f, int fd)
-{
-	assert_true(fd >= 0);
-	assert_true(dup3(fd, f->disk.backing.fd, O_CLOEXEC) >= 0);
-	close(fd);
 }
 
 static int read_one(struct fixture *f, void *buf, uint64_t offset, size_t len)
@@ -178,9 +158,9 @@ static unsigned cut(struct fixture *f, struct slot *slot, uint32_t unit)
 
 	for (uint32_t at = 0; at < slot->len; n++) {
 		uint32_t rest = slot->len - at;
-		uint32_t len = unit * (1 + below(f, 8192 / unit));
+		uint32_t len = unit * (1 + below(&f->seed, 8192 / unit));
 
-		if (len > rest || n == PIECES_MAX - 1 || !below(f, 4))
+		if (len > rest || n == PIECES_MAX - 1 || !below(&f->seed, 4))
 			len = rest;
 		slot->iov[n] = (struct iovec){ slot->data + at, len };
 		at += len;
@@ -192,30 +172,31 @@ static void slot_start(struct model *m, struct slot *slot, uint32_t first)
 {
 	struct fixture *f = m->f;
 	struct disk *disk = &f->disk;
-	uint32_t unit = below(f, 3) ? SECTOR : 1;
+	uint32_t unit = below(&f->seed, 3) ? SECTOR : 1;
 	uint32_t room = first + SLOT_LEN <= SIZE ? SLOT_LEN : SIZE - first;
 	uint8_t *expected;
 
 	slot->o = op_new();
-	slot->data = slot->memory + (below(f, 3) ? 0 : below(f, SECTOR));
-	slot->len = SECTOR * (1 + below(f, below(f, 2) ? 16 : room / SECTOR));
+	slot->data = slot->memory + (below(&f->seed, 3) ? 0 : below(&f->seed, SECTOR));
+	slot->len = SECTOR * (1 + below(&f->seed, below(&f->seed, 2) ? 16 : room / SECTOR));
 	if (slot->len > room)
 		slot->len = room;
-	slot->offset = first + SECTOR * below(f, (room - slot->len) / SECTOR + 1);
+	slot->offset = first + SECTOR * below(&f->seed, (room - slot->len) / SECTOR + 1);
 	slot->reads = false;
 	expected = m->bytes + slot->offset;
-	switch (below(f, 8)) {
+	switch (below(&f->seed, 8)) {
 	case 0:
 	case 1:
 	case 2:
 		for (uint32_t i = 0; i < slot->len; i++)
-			slot->data[i] = expected[i] = (uint8_t)below(f, 256);
+			slot->data[i] = expected[i] = (uint8_t)below(&f->seed, 256);
 		disk_write(disk, &slot->o.op, slot->iov, cut(f, slot, unit), slot->offset,
-		           slot->len, !below(f, 10));
+		           slot->len, !below(&f->seed, 10));
 		break;
 	case 3:
 		memset(expected, 0, slot->len);
-		disk_zero(disk, &slot->o.op, slot->offset, slot->len, below(f, 2), !below(f, 10));
+		disk_zero(disk, &slot->o.op, slot->offset, slot->len, below(&f->seed, 2),
+		          !below(&f->seed, 10));
 		break;
 	case 4:
 		memset(expected, 0, slot->len);
@@ -251,7 +232,7 @@ static void rounds(struct fixture *f, int n)
 	for (unsigned i = 0; i < SLOTS; i++)
 		m.slot[i].memory = aligned_alloc(4096, SLOT_LEN + 4096);
 	while (n--) {
-		uint32_t shift = SECTOR * below(f, SIZE / SECTOR);
+		uint32_t shift = SECTOR * below(&f->seed, SIZE / SECTOR);
 		bool busy = true;
 
 		for (unsigned i = 0; i < SLOTS; i++)
@@ -309,7 +290,7 @@ static void in_memory(struct fixture *f, uint32_t align)
 
 	assert_int_equal(disk_open(f, "a.img"), 0);
 	assert_int_equal(ftruncate(fd, SIZE), 0);
-	disk_becomes(f, fd);
+	disk_becomes(&f->disk, fd);
 	f->config.direct = align > SECTOR;
 	f->disk.backing.align = align;
 	rounds(f, 300);
@@ -421,9 +402,9 @@ static void short_transfers_are_continued(void **state)
 
 	assert_int_equal(disk_open(f, "a.img"), 0);
 	for (int i = 0; i < 3 * 65536; i++)
-		out[i] = (uint8_t)below(f, 256);
+		out[i] = (uint8_t)below(&f->seed, 256);
 	assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
-	disk_becomes(f, fds[1]);
+	disk_becomes(&f->disk, fds[1]);
 	disk_write(&f->disk, &wr.op, iov, 2, 0, 3 * 65536, false);
 	while (got < 3 * 65536) {
 		ssize_t n;
@@ -445,7 +426,7 @@ static void short_transfers_are_continued(void **state)
 	close(fds[0]);
 
 	assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
-	disk_becomes(f, fds[0]);
+	disk_becomes(&f->disk, fds[0]);
 	memset(in, 0, 3 * 65536);
 
 	struct iovec back[] = { { in, 700 }, { in + 700, SECTOR * 4 - 700 } };
@@ -478,7 +459,7 @@ static void a_full_disk(void **state)
 	uint8_t buf[SECTOR] = { 0 };
 
 	assert_int_equal(disk_open(f, "a.img"), 0);
-	disk_becomes(f, open("/dev/full", O_RDWR | O_CLOEXEC));
+	disk_becomes(&f->disk, open("/dev/full", O_RDWR | O_CLOEXEC));
 	assert_int_equal(write_one(f, buf, 0, sizeof(buf), false), -ENOSPC);
 	assert_int_equal(read_one(f, buf, 0, sizeof(buf)), 0);
 	disk_close(f);
@@ -516,7 +497,7 @@ static void bad_sectors(void **state)
 
 	munmap(page + 4096, 4096);
 	assert_int_equal(disk_open(f, "a.img"), 0);
-	disk_becomes(f, open("/proc/self/mem", O_RDWR | O_CLOEXEC));
+	disk_becomes(&f->disk, open("/proc/self/mem", O_RDWR | O_CLOEXEC));
 	memset(page, 0xaa, 4096);
 	assert_int_equal(read_one(f, buf, at, 4096), 0);
 	assert_int_equal(buf[4095], 0xaa);
@@ -548,7 +529,7 @@ static void cancelled_while_running_and_waiting(void **state)
 	if (disk_open(f, "a.img,direct"))
 		skip();
 	assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
-	disk_becomes(f, fds[0]);
+	disk_becomes(&f->disk, fds[0]);
 	for (int i = 0; i < 4; i++) {
 		/* The second one must run alone: it waits, and so do those behind it. */
 		iov[i] = (struct iovec){ buf + i * 4096 + (i == 1), SECTOR };
@@ -586,7 +567,7 @@ static void cancelled_in_the_middle(void **state)
 
 	assert_int_equal(disk_open(f, "a.img"), 0);
 	assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
-	disk_becomes(f, fds[0]);
+	disk_becomes(&f->disk, fds[0]);
 	disk_read(&f->disk, &o.op, &iov, 1, 0, sizeof(buf));
 	assert_int_equal(write(fds[1], buf, SECTOR), SECTOR);
 	ring_step(&f->ring);

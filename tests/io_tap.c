@@ -2,7 +2,6 @@
  * Taps: their names on the command line, what is said when one cannot be had, and real ones in a
  * network namespace of the test's own.
  */
-#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
@@ -104,33 +103,6 @@ static void bad_words_are_refused(void **state)
 }
 
 /* Real ones. */
-
-static bool taps_allowed;
-
-static int setup(void **state)
-{
-	(void)state;
-	taps_allowed = netns_enter();
-	return 0;
-}
-
-static void need_taps(void)
-{
-	if (taps_allowed)
-		return;
-	print_message("no taps here: this takes root and /dev/net/tun\n");
-	skip();
-}
-
-static void open_tap(struct tap *tap, const char *text)
-{
-	struct tap_config config;
-	char why[TAP_WHY_MAX] = "";
-
-	assert_int_equal(tap_parse(&config, text, why), 0);
-	if (tap_open(tap, &config, why))
-		fail_msg("%s", why);
-}
 
 static void open_fails(const char *text, int err, const char *says)
 {
@@ -367,25 +339,7 @@ static unsigned flows_at(const struct tap *tap, int fd, unsigned i)
 	uint8_t packet[TAP_HDR_LEN + 64];
 	unsigned n = 0;
 
-	for (unsigned flow = 0; flow < 64; flow++) {
-		uint8_t frame[64] = { 0xff,
-			              0xff,
-			              0xff,
-			              0xff,
-			              0xff,
-			              0xff,
-			              [12] = 8,
-			              [14] = 0x45,
-			              [17] = 50,
-			              [23] = 17,
-			              [26] = 10,
-			              [30] = 10,
-			              [34] = (uint8_t)flow,
-			              [37] = 9,
-			              [39] = 30 };
-
-		assert_int_equal(send(fd, frame, sizeof(frame), 0), sizeof(frame));
-	}
+	netns_send_flows(fd, 64);
 	while (read(tap->fd[i], packet, sizeof(packet)) > 0)
 		n++;
 	assert_int_equal(errno, EAGAIN);
@@ -470,5 +424,5 @@ int main(void)
 		cmocka_unit_test(one_that_went_away_says_so),
 	};
 
-	return cmocka_run_group_tests(tests, setup, NULL);
+	return cmocka_run_group_tests(tests, netns_setup, NULL);
 }

@@ -1,9 +1,10 @@
 /*
- * Tests: a network namespace of this process's own, and the host's end of the taps in it.
+ * Tests: a network namespace of this process's own, taps in it, and the host's end of them.
  */
 #ifndef TESTS_NETNS_H
 #define TESTS_NETNS_H
 
+#include <arpa/inet.h>
 #include <linux/if.h>
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
@@ -17,21 +18,44 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* Whether this process may have taps: root, and there is a tun device. What it does stays inside.
- */
-static inline bool netns_enter(void)
+#include "io/tap.h"
+
+static bool taps_allowed; /* root, and there is a tun device */
+
+/* Before all tests of a program: what it does with networks stays inside. */
+static inline int netns_setup(void **state)
 {
 	FILE *ipv6;
 
-	if (access("/dev/net/tun", R_OK | W_OK) || unshare(CLONE_NEWNET))
-		return false;
+	(void)state;
+	taps_allowed = !access("/dev/net/tun", R_OK | W_OK) && !unshare(CLONE_NEWNET);
 	/* Else the kernel says something on each new interface, at times of its own. */
-	ipv6 = fopen("/proc/sys/net/ipv6/conf/default/disable_ipv6", "we");
+	ipv6 = taps_allowed ? fopen("/proc/sys/net/ipv6/conf/default/disable_ipv6", "we") : NULL;
 	if (ipv6) {
 		fputs("1", ipv6);
 		fclose(ipv6);
 	}
-	return true;
+	return 0;
+}
+
+/* For a test that has to have taps. */
+static inline void need_taps(void)
+{
+	if (taps_allowed)
+		return;
+	print_message("no taps here: this takes root and /dev/net/tun\n");
+	skip();
+}
+
+/* Open what @text says, as -t does. */
+static inline void open_tap(struct tap *tap, const char *text)
+{
+	struct tap_config config;
+	char why[TAP_WHY_MAX] = "";
+
+	assert_int_equal(tap_parse(&config, text, why), 0);
+	if (tap_open(tap, &config, why))
+		fail_msg("%s", why);
 }
 
 /* A socket that sends and receives whole frames at the interface @name; -1: there is none. */
@@ -49,6 +73,19 @@ static inline int netns_socket(const char *name)
 	}
 	close(fd);
 	return -1;
+}
+
+/* Send packets of @n UDP flows, one of each, to all. */
+static inline void netns_send_flows(int fd, unsigned n)
+{
+	uint8_t frame[64] = { [12] = 8,  [14] = 0x45, [17] = 50, [23] = 17,
+		              [26] = 10, [30] = 10,   [37] = 9,  [39] = 30 };
+
+	memset(frame, 0xff, ETH_ALEN);
+	for (unsigned flow = 0; flow < n; flow++) {
+		frame[34] = (uint8_t)flow;
+		assert_int_equal(send(fd, frame, sizeof(frame), 0), sizeof(frame));
+	}
 }
 
 /* The interface's flags (IFF_*), 0: there is none. */

@@ -17,6 +17,8 @@
 #include <cmocka.h>
 
 #include "tests/driver.h"
+#include "tests/disk.h"
+#include "tests/random.h"
 #include "virtio/blk.h"
 
 #define MEMORY  0x1000000
@@ -51,7 +53,7 @@
 #define NONE   0xee /* what the driver writes there before */
 
 struct fixture {
-	char dir[32];
+	char dir[sizeof(IMAGE_DIR)];
 	struct world world;
 	struct backing_config config;
 	struct disk disk;
@@ -60,26 +62,14 @@ struct fixture {
 	uint64_t seed;
 };
 
-static uint32_t below(struct fixture *f, uint32_t n)
-{
-	f->seed = f->seed * 6364136223846793005 + 1442695040888963407;
-	return (uint32_t)(f->seed >> 33) % n;
-}
-
 static int setup(void **state)
 {
 	struct fixture *f = calloc(1, sizeof(*f));
-	int fd;
 
 	*state = f;
 	f->seed = 1;
-	strcpy(f->dir, "/tmp/kring-blk-XXXXXX");
-	if (!mkdtemp(f->dir) || chdir(f->dir))
+	if (image_make(f->dir, SIZE))
 		return -1;
-	fd = open("a.img", O_CREAT | O_WRONLY, 0600);
-	if (fd < 0 || ftruncate(fd, SIZE))
-		return -1;
-	close(fd);
 	world_init(&f->world, MEMORY);
 	return 0;
 }
@@ -94,8 +84,7 @@ static int teardown(void **state)
 		err = -1;
 	world_fini(&f->world);
 	disk_fini(&f->disk);
-	if (unlink("a.img") || chdir("/") || rmdir(f->dir))
-		err = -1;
+	err = image_remove(f->dir) ? -1 : err;
 	free(f);
 	return err;
 }
@@ -111,17 +100,9 @@ static void plug(struct fixture *f, const char *text)
 	driver_probe(&f->d, &f->world, 1, QUEUES);
 }
 
-/* From reset to DRIVER_OK, every queue and the configuration with a vector of its own. */
 static void bring_up(struct fixture *f, uint64_t features)
 {
-	unsigned n = reg_in(&f->d, R_NUM_QUEUES, 2);
-
-	assert_true(driver_negotiate(&f->d, features));
-	driver_msix(&f->d, n + 1, MSI);
-	f->d.free = QUEUES;
-	for (unsigned i = 0; i < n; i++)
-		driver_queue(&f->d, i, 0, (uint16_t)i);
-	status_add(&f->d, S_DRIVER_OK);
+	assert_true(driver_start(&f->d, features, 0, MSI));
 }
 
 static void start(void **state, const char *text)
@@ -130,14 +111,6 @@ static void start(void **state, const char *text)
 
 	plug(f, text);
 	bring_up(f, driver_offered(&f->d));
-}
-
-/* From here on the disk is @fd, which is closed. */
-static void disk_becomes(struct fixture *f, int fd)
-{
-	assert_true(fd >= 0);
-	assert_true(dup3(fd, f->disk.backing.fd, O_CLOEXEC) >= 0);
-	close(fd);
 }
 
 static struct virtio_blk_config config_get(struct fixture *f)
@@ -151,47 +124,20 @@ static struct virtio_blk_config config_get(struct fixture *f)
 
 /* Requests. */
 
-struct piece {
-	gpa_t gpa;
-	uint32_t len;
-};
-
-/* Put @n pieces, the first @nout of them to be read, into a table from descriptor @at on. */
-static void table_fill(struct virtq_desc *table, unsigned at, unsigned size,
-                       const struct piece *piece, unsigned nout, unsigned n)
-{
-	for (unsigned i = 0; i < n; i++)
-		table[(at + i) % size] = (struct virtq_desc){
-			.addr = piece[i].gpa,
-			.len = piece[i].len,
-			.flags = (uint16_t)((i < nout ? 0 : VIRTQ_DESC_F_WRITE) |
-			                    (i + 1 < n ? VIRTQ_DESC_F_NEXT : 0)),
-			.next = (uint16_t)((at + i + 1) % size),
-		};
-}
-
 /* Offer a chain, by descriptors of the queue or an indirect table. Returns its head. */
 static uint16_t offer(struct fixture *f, unsigned i, const struct piece *piece, unsigned nout,
                       unsigned n, bool indirect)
 {
 	struct driver_queue *q = &f->d.queue[i];
 	struct virtq_desc *desc = driver_host(&f->d, q->desc, 16 * q->size);
-	struct virtq_avail *avail = driver_host(&f->d, q->avail, 6 + 2 * q->size);
 	uint16_t head = q->next % q->size;
+	gpa_t at = TABLES + head * 0x2000;
 
-	if (indirect) {
-		gpa_t at = TABLES + head * 0x2000;
-
-		table_fill(driver_host(&f->d, at, 0x2000), 0, 512, piece, nout, n);
-		desc[head] = (struct virtq_desc){ at, 16 * n, VIRTQ_DESC_F_INDIRECT, 0 };
-		q->next++;
-	} else {
-		table_fill(desc, head, q->size, piece, nout, n);
-		q->next = (uint16_t)(q->next + n);
-	}
-	avail->ring[q->avail_idx++ & (q->size - 1)] = head;
-	__atomic_store_n(&avail->idx, q->avail_idx, __ATOMIC_SEQ_CST);
-	return head;
+	if (!indirect)
+		return driver_offer(&f->d, i, piece, nout, n);
+	driver_fill(driver_host(&f->d, at, 0x2000), 0, 512, piece, nout, n);
+	desc[head] = (struct virtq_desc){ at, 16 * n, VIRTQ_DESC_F_INDIRECT, 0 };
+	return driver_publish(&f->d, i, 1);
 }
 
 static gpa_t header_at(struct fixture *f, unsigned i)
@@ -218,12 +164,8 @@ static uint8_t *submit(struct fixture *f, unsigned i, uint32_t type, uint64_t se
 
 static struct virtq_used_elem wait_used(struct fixture *f, unsigned i)
 {
-	struct virtq_used_elem elem;
-
 	driver_kick(&f->d, i);
-	while (!driver_used(&f->d, i, &elem))
-		ring_step(&f->world.ring);
-	return elem;
+	return driver_wait(&f->d, i);
 }
 
 /* One request from its begin to its end. Returns its status. */
@@ -360,7 +302,7 @@ static unsigned cut(struct fixture *f, struct piece *piece, gpa_t gpa, uint32_t 
 	unsigned n = 0;
 
 	while (len) {
-		uint32_t part = n + 1 == max ? len : 1 + below(f, len);
+		uint32_t part = n + 1 == max ? len : 1 + below(&f->seed, len);
 
 		piece[n++] = (struct piece){ gpa, part };
 		gpa += part;
@@ -377,12 +319,12 @@ static void random_layouts(void **state, const char *text)
 
 	start(state, text);
 	for (int round = 0; round < 2000; round++) {
-		bool in = below(f, 2);
-		uint32_t len = SECTOR * (1 + below(f, below(f, 4) ? 8 : 256));
-		uint64_t sector = below(f, (SIZE - len) / SECTOR + 1);
-		gpa_t at = DATA + below(f, 4096);
+		bool in = below(&f->seed, 2);
+		uint32_t len = SECTOR * (1 + below(&f->seed, below(&f->seed, 4) ? 8 : 256));
+		uint64_t sector = below(&f->seed, (SIZE - len) / SECTOR + 1);
+		gpa_t at = DATA + below(&f->seed, 4096);
 		uint8_t *host = driver_host(&f->d, at, 16 + len + 1);
-		struct virtio_blk_req header = { in ? IN : OUT, below(f, 1000), sector };
+		struct virtio_blk_req header = { in ? IN : OUT, below(&f->seed, 1000), sector };
 		uint8_t *data = host + 16, *status = data + len;
 		struct virtq_used_elem elem;
 		struct piece piece[256];
@@ -394,16 +336,16 @@ static void random_layouts(void **state, const char *text)
 		memcpy(host, &header, 16);
 		*status = NONE;
 		for (uint32_t i = 0; i < len; i++)
-			data[i] = in ? NONE : (uint8_t)below(f, 256);
+			data[i] = in ? NONE : (uint8_t)below(&f->seed, 256);
 		if (in) {
-			nout = cut(f, piece, at, 16, 1 + below(f, 16));
-			n = nout + cut(f, piece + nout, at + 16, len + 1, 1 + below(f, 200));
+			nout = cut(f, piece, at, 16, 1 + below(&f->seed, 16));
+			n = nout + cut(f, piece + nout, at + 16, len + 1, 1 + below(&f->seed, 200));
 		} else {
-			nout = cut(f, piece, at, 16 + len, 1 + below(f, 200));
+			nout = cut(f, piece, at, 16 + len, 1 + below(&f->seed, 200));
 			n = nout + cut(f, piece + nout, at + 16 + len, 1, 1);
 			memcpy(copy + sector * SECTOR, data, len);
 		}
-		head = offer(f, 0, piece, nout, n, below(f, 2));
+		head = offer(f, 0, piece, nout, n, below(&f->seed, 2));
 		elem = wait_used(f, 0);
 		assert_int_equal(elem.id, head);
 		assert_int_equal(elem.len, in ? len + 1 : 1);
@@ -732,7 +674,7 @@ static void a_full_disk(void **state)
 	struct fixture *f = *state;
 
 	start(state, "a.img");
-	disk_becomes(f, open("/dev/full", O_RDWR | O_CLOEXEC));
+	disk_becomes(&f->disk, open("/dev/full", O_RDWR | O_CLOEXEC));
 	memset(driver_host(&f->d, DATA, SECTOR), 1, SECTOR);
 	assert_int_equal(ask(f, OUT, 0, DATA, SECTOR), IOERR);
 	assert_int_equal(ask(f, OUT, 8, DATA, 65536), IOERR);
@@ -748,7 +690,7 @@ static void bad_sectors(void **state)
 	struct fixture *f = *state;
 
 	start(state, "a.img");
-	disk_becomes(f, open("/proc/self/mem", O_RDWR | O_CLOEXEC));
+	disk_becomes(&f->disk, open("/proc/self/mem", O_RDWR | O_CLOEXEC));
 	memset(driver_host(&f->d, DATA, SECTOR), 1, SECTOR);
 	assert_int_equal(ask(f, IN, 0, DATA, SECTOR), IOERR);
 	assert_int_equal(ask(f, OUT, 0, DATA, SECTOR), IOERR);
@@ -844,7 +786,7 @@ static int hang(struct fixture *f, unsigned n)
 	int fds[2];
 
 	assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
-	disk_becomes(f, fds[0]);
+	disk_becomes(&f->disk, fds[0]);
 	for (unsigned i = 0; i < n; i++)
 		submit(f, i % f->config.queues, i % 3 ? IN : OUT, 8 * i, DATA + 4096 * i, 4096);
 	for (unsigned i = 0; i < f->config.queues; i++)
@@ -866,7 +808,7 @@ static void reset_with_requests_in_flight(void **state)
 		driver_reset(&f->d);
 		assert_int_equal(f->disk.running, 0);
 		memcpy(before, driver_host(&f->d, 0, MEMORY), MEMORY);
-		disk_becomes(f, open("a.img", O_RDWR | O_CLOEXEC));
+		disk_becomes(&f->disk, open("a.img", O_RDWR | O_CLOEXEC));
 		close(pipe);
 		world_settle(&f->world);
 		assert_memory_equal(before, driver_host(&f->d, 0, MEMORY), MEMORY);
@@ -936,7 +878,7 @@ static void the_machine_ends_with_requests_in_flight(void **state)
 
 	/* And the next one finds the same disk. */
 	memset(&f->blk, 0, sizeof(f->blk));
-	disk_becomes(f, open("a.img", O_RDWR | O_CLOEXEC));
+	disk_becomes(&f->disk, open("a.img", O_RDWR | O_CLOEXEC));
 	pci_fini(&f->world.pci);
 	world_fini(&f->world);
 	disk_fini(&f->disk);

@@ -11,6 +11,7 @@
 
 #include <cmocka.h>
 
+#include "tests/random.h"
 #include "virtio/virtq.h"
 
 /* Where things lie in guest memory; buffers anywhere, also above the hole. */
@@ -30,12 +31,6 @@
 #define N VIRTQ_DESC_F_NEXT
 #define W VIRTQ_DESC_F_WRITE
 #define I VIRTQ_DESC_F_INDIRECT
-
-static uint32_t below(uint64_t *seed, uint32_t n)
-{
-	*seed = *seed * 6364136223846793005 + 1442695040888963407;
-	return (*seed >> 33) % n;
-}
 
 /* What the driver offered and expects to get back. */
 struct request {
