@@ -1,0 +1,285 @@
+/*
+ * The PCI transport of a virtio device: its function, its BAR and the window to it, doorbells,
+ * MSI-X and the interrupt line.
+ */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+
+#include "tests/stderr.h"
+#include "tests/toy.h"
+
+/* What a driver sees before it does anything. */
+
+static void is_found(void **state)
+{
+	struct fixture *f = *state;
+	struct driver *d = &f->d;
+
+	assert_int_equal(config_in(d, PCI_VENDOR_ID, 4), (0x1040 + 42) << 16 | 0x1af4);
+	assert_int_equal(config_in(d, PCI_REVISION_ID, 4), 0x078000 << 8 | 1);
+	assert_int_equal(config_in(d, PCI_SUBSYSTEM_VENDOR_ID, 2), 0x1af4);
+	assert_true(config_in(d, PCI_SUBSYSTEM_ID, 2) >= 0x40);
+	assert_int_equal(config_in(d, PCI_INTERRUPT_PIN, 1), 1);
+	assert_true(d->common && d->notify && d->isr && d->config && d->window && d->msix);
+	assert_int_equal(reg_in(d, R_NUM_QUEUES, 2), NQUEUES);
+	assert_int_equal(status_in(d), 0);
+	assert_int_equal(config_in(d, d->msix + 2, 2), NQUEUES); /* and one for configuration */
+}
+
+static void bar_is_where_it_is_put(void **state)
+{
+	struct fixture *f = *state;
+	struct driver *d = &f->d;
+
+	config_out(d, PCI_BAR0, 4, 0xffffffff);
+	assert_int_equal(config_in(d, PCI_BAR0, 4), 0xffffe000);
+	config_out(d, PCI_BAR0, 4, 0xc0080000);
+	d->common += 0xc0080000 - d->bar;
+	assert_int_equal(reg_in(d, R_NUM_QUEUES, 2), NQUEUES);
+	config_out(d, PCI_COMMAND, 2, 0);
+	assert_int_equal(reg_in(d, R_NUM_QUEUES, 2), 0xffff);
+}
+
+static uint32_t window_in(struct driver *d, uint64_t addr, unsigned len)
+{
+	config_out(d, d->window + 4, 1, 0);
+	config_out(d, d->window + 8, 4, (uint32_t)(addr - d->bar));
+	config_out(d, d->window + 12, 4, len);
+	return config_in(d, d->window + 16, len > 4 ? 4 : len);
+}
+
+static void window_out(struct driver *d, uint64_t addr, unsigned len, uint32_t value)
+{
+	config_out(d, d->window + 4, 1, 0);
+	config_out(d, d->window + 8, 4, (uint32_t)(addr - d->bar));
+	config_out(d, d->window + 12, 4, len);
+	config_out(d, d->window + 16, len > 4 ? 4 : len, value);
+}
+
+/* §4.1.4.9: the BAR through configuration space, even where memory decoding is off. */
+static void window_reaches_the_bar(void **state)
+{
+	struct fixture *f = *state;
+	struct driver *d = &f->d;
+
+	config_out(d, PCI_COMMAND, 2, 0);
+	assert_non_null(fake_kvm_memory(WORLD_ECAM, 4));
+	assert_int_equal(window_in(d, d->common + R_NUM_QUEUES, 2), NQUEUES);
+	assert_int_equal(window_in(d, d->config + 3, 1), 0xc3);
+	window_out(d, d->common + R_STATUS, 1, S_ACKNOWLEDGE);
+	assert_int_equal(window_in(d, d->common + R_STATUS, 1), S_ACKNOWLEDGE);
+	assert_int_equal(config_in(d, d->window + 16, 1), S_ACKNOWLEDGE);
+	window_out(d, d->common + R_STATUS, 1, S_DRIVER);
+	assert_int_equal(config_in(d, d->window + 16, 1), S_ACKNOWLEDGE | S_DRIVER);
+
+	/* What cannot be an access is none. */
+	assert_int_equal(window_in(d, d->config, 2), 0xc1c0);
+	assert_int_equal(window_in(d, d->config + 1, 2), 0xc1c0);
+	window_out(d, d->common + R_STATUS, 3, 0);
+	window_out(d, d->common + R_STATUS, 8, 0);
+	window_out(d, d->common + R_STATUS, 0, 0);
+	window_out(d, d->common + R_QUEUE_SIZE + 1, 2, 16);
+	window_out(d, d->bar + 0x2000, 1, 0);
+	window_out(d, d->bar + 0xfffffff0, 1, 0);
+	config_out(d, d->window + 4, 1, 1); /* another BAR */
+	config_out(d, d->window + 8, 4, (uint32_t)(d->common - d->bar + R_STATUS));
+	config_out(d, d->window + 12, 4, 1);
+	config_out(d, d->window + 16, 1, 0);
+	assert_int_equal(window_in(d, d->common + R_STATUS, 1), S_ACKNOWLEDGE | S_DRIVER);
+	window_out(d, d->common + R_STATUS, 1, 0);
+	assert_int_equal(config_in(d, d->window + 16, 1), 0);
+}
+
+/* MSI-X. */
+
+static void each_queue_has_its_vector(void **state)
+{
+	struct fixture *f = *state;
+
+	bring_up(f, BASIC, true);
+	round_trip(f, 1, 7);
+	world_settle(&f->world);
+	assert_int_equal(fake_kvm_take_msi(MSI + 0), 0);
+	assert_int_equal(fake_kvm_take_msi(MSI + 1), 1);
+	assert_int_equal(fake_kvm_take_msi(MSI + 2), 0);
+
+	/* It may be another one, or none, at any time. */
+	reg_out(&f->d, R_QUEUE_SELECT, 2, 1);
+	reg_out(&f->d, R_QUEUE_VECTOR, 2, NO_VECTOR);
+	round_trip(f, 1, 8);
+	world_settle(&f->world);
+	reg_out(&f->d, R_QUEUE_VECTOR, 2, 0);
+	assert_int_equal(fake_kvm_take_msi(MSI + 1), 0);
+	round_trip(f, 1, 9);
+	world_settle(&f->world);
+	assert_int_equal(fake_kvm_take_msi(MSI + 0), 1);
+}
+
+/* A kernel without IOSQE_CQE_SKIP_SUCCESS: the interrupt is a system call. */
+static void interrupts_without_silent_writes(void **state)
+{
+	struct fixture *f = *state;
+
+	f->world.ring.silent = false;
+	bring_up(f, BASIC, true);
+	round_trip(f, 0, 1);
+	assert_int_equal(fake_kvm_take_msi(MSI), 1);
+}
+
+/* Doorbells. */
+
+static void doorbells_are_there_when_they_are_needed(void **state)
+{
+	struct fixture *f = *state;
+	struct driver *d = &f->d;
+
+	driver_negotiate(d, ALL);
+	driver_queue(d, 0, 0, NO_VECTOR);
+	assert_int_equal(fake_kvm.nioeventfds, 0);
+	status_add(d, S_DRIVER_OK);
+	assert_int_equal(fake_kvm.nioeventfds, 1);
+	driver_queue(d, 1, 0, NO_VECTOR);
+	assert_int_equal(fake_kvm.nioeventfds, 2);
+	assert_int_not_equal(d->queue[0].bell, d->queue[1].bell);
+	round_trip(f, 1, 1);
+	assert_int_equal(f->toy.notified[0], 1);
+
+	/* They move with the BAR. */
+	config_out(d, PCI_COMMAND, 2, PCI_COMMAND_MASTER);
+	assert_int_equal(fake_kvm.nioeventfds, 0);
+	config_out(d, PCI_BAR0, 4, 0xc0080000);
+	config_out(d, PCI_COMMAND, 2, PCI_COMMAND_MASTER | PCI_COMMAND_MEMORY);
+	assert_int_equal(fake_kvm.nioeventfds, 2);
+	assert_false(fake_kvm_write(d->queue[0].bell));
+	for (unsigned i = 0; i < NQUEUES; i++) {
+		d->queue[i].bell += 0xc0080000 - d->bar;
+		round_trip(f, i, 2);
+	}
+}
+
+/* Where KVM has no doorbell left, kicks are exits. */
+static void kicks_without_doorbells(void **state)
+{
+	struct fixture *f = *state;
+
+	driver_negotiate(&f->d, ALL);
+	driver_queue(&f->d, 0, 0, NO_VECTOR);
+	fake_kvm.fail = ENOSPC;
+	status_add(&f->d, S_DRIVER_OK);
+	fake_kvm.fail = 0;
+	assert_int_equal(fake_kvm.nioeventfds, 0);
+	round_trip(f, 0, 1);
+}
+
+/* The interrupt line. */
+
+static void line_is_level_triggered(void **state)
+{
+	struct fixture *f = *state;
+	struct driver *d = &f->d;
+
+	bring_up(f, BASIC, false);
+	assert_null(fake_kvm_irqfd(WORLD_GSI + 1)); /* not needed so far */
+	round_trip(f, 0, 1);
+	world_settle(&f->world);
+	assert_int_equal(fake_kvm_take(WORLD_GSI + 1), 1);
+	assert_int_equal(config_in(d, PCI_STATUS, 2) & PCI_STATUS_INTERRUPT, PCI_STATUS_INTERRUPT);
+
+	/* Not served yet: up again. */
+	fake_kvm_eoi(WORLD_GSI + 1);
+	world_settle(&f->world);
+	assert_int_equal(fake_kvm_take(WORLD_GSI + 1), 1);
+
+	/* Reading the ISR status serves it. */
+	assert_int_equal(driver_in(d, d->isr, 1), 1);
+	assert_int_equal(driver_in(d, d->isr, 1), 0);
+	assert_int_equal(config_in(d, PCI_STATUS, 2) & PCI_STATUS_INTERRUPT, 0);
+	fake_kvm_eoi(WORLD_GSI + 1);
+	world_settle(&f->world);
+	assert_int_equal(fake_kvm_take(WORLD_GSI + 1), 0);
+	round_trip(f, 1, 2);
+	world_settle(&f->world);
+	assert_int_equal(fake_kvm_take(WORLD_GSI + 1), 1);
+}
+
+static void line_may_be_off(void **state)
+{
+	struct fixture *f = *state;
+	struct driver *d = &f->d;
+	uint16_t command = PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER;
+
+	bring_up(f, BASIC, false);
+	config_out(d, PCI_COMMAND, 2, command | PCI_COMMAND_INTX_OFF);
+	round_trip(f, 0, 1);
+	world_settle(&f->world);
+	assert_int_equal(fake_kvm_take(WORLD_GSI + 1), 0);
+	assert_int_equal(config_in(d, PCI_STATUS, 2) & PCI_STATUS_INTERRUPT, PCI_STATUS_INTERRUPT);
+	config_out(d, PCI_COMMAND, 2, command);
+	world_settle(&f->world);
+	assert_int_equal(fake_kvm_take(WORLD_GSI + 1), 1);
+}
+
+static void line_that_cannot_be_had(void **state)
+{
+	struct fixture *f = *state;
+	char text[STDERR_MAX];
+
+	bring_up(f, BASIC, false);
+	world_settle(&f->world);
+	driver_add(&f->d, 0, DATA, 4, DATA + 4, 4);
+	driver_kick(&f->d, 0);
+	capture();
+	fake_kvm.fail = EMFILE;
+	world_settle(&f->world);
+	fake_kvm.fail = 0;
+	capture_end(text);
+	assert_non_null(strstr(text, "toy"));
+	assert_true(status_in(&f->d) & S_NEEDS_RESET);
+	driver_reset(&f->d);
+	bring_up(f, BASIC, false);
+	round_trip(f, 0, 1);
+}
+
+/* Linux, before kexec. */
+static void bus_master_off_stops_it(void **state)
+{
+	struct fixture *f = *state;
+	struct virtq_used_elem elem;
+
+	bring_up(f, ALL, true);
+	round_trip(f, 0, 1);
+	config_out(&f->d, PCI_COMMAND, 2, PCI_COMMAND_MEMORY);
+	world_settle(&f->world);
+	assert_int_equal(f->toy.stops[0], 1);
+	driver_add(&f->d, 0, DATA, 4, DATA + 4, 4);
+	driver_kick(&f->d, 0);
+	config_out(&f->d, PCI_COMMAND, 2, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+	world_settle(&f->world);
+	assert_false(driver_used(&f->d, 0, &elem));
+	driver_reset(&f->d);
+	bring_up(f, ALL, true);
+	round_trip(f, 0, 2);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(is_found),
+		TEST(bar_is_where_it_is_put),
+		TEST(window_reaches_the_bar),
+		TEST(each_queue_has_its_vector),
+		TEST(interrupts_without_silent_writes),
+		TEST(doorbells_are_there_when_they_are_needed),
+		TEST(kicks_without_doorbells),
+		TEST(line_is_level_triggered),
+		TEST(line_may_be_off),
+		TEST(line_that_cannot_be_had),
+		TEST(bus_master_off_stops_it),
+	};
+
+	return cmocka_run_group_tests_name("virtio_vpci", tests, NULL, NULL);
+}
