@@ -2,6 +2,8 @@
  * virtio-net but for receiving (tests/virtio_net_rx.c): what the card offers, packets out in any
  * layout, commands, pairs of queues, a tap that is full, silent or gone.
  */
+#include <linux/ethtool.h>
+#include <linux/sockios.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -473,10 +475,47 @@ static void offloads_are_switched(void **state)
 	assert_int_equal(command(f, VIRTIO_NET_CTRL_GUEST_OFFLOADS, 0, "\2\0\0\0\0\0\0\0", 8), OK);
 }
 
+/* As `ethtool -k` does. */
+static bool tap_segments(const struct fixture *f)
+{
+	struct ethtool_value value = { .cmd = ETHTOOL_GTSO };
+	struct ifreq ifr = { .ifr_data = (void *)&value };
+
+	strcpy(ifr.ifr_name, f->tap.name);
+	assert_int_equal(ioctl(f->host, SIOCETHTOOL, &ifr), 0);
+	return value.data;
+}
+
 static void host_sends_flows(struct fixture *f, unsigned n)
 {
 	netns_send_flows(f->host, n);
 	world_settle(&f->world);
+}
+
+/* Linux fills a queue again when half of it is used: with the other half it must get packets. */
+static void short_queues_get_no_large_packets(void **state)
+{
+	struct fixture *f = *state;
+
+	plug_tap(f, "t0");
+	bring_up(f, COMMANDS | LARGE, 256);
+	assert_true(tap_segments(f));
+	for (uint16_t size = 64; size >= 32; size /= 2) {
+		reset_queue(f, RX);
+		driver_queue(&f->d, RX, size, RX);
+		world_settle(&f->world);
+		assert_false(tap_segments(f));
+		post(f, RX, size / 2 - 1, 1536);
+		host_sends_flows(f, 1);
+		assert_int_equal(used(f, RX), 1);
+	}
+	assert_int_equal(command(f, VIRTIO_NET_CTRL_GUEST_OFFLOADS, 0, "\x82\0\0\0\0\0\0\0", 8),
+	                 OK);
+	assert_false(tap_segments(f));
+	reset_queue(f, RX);
+	driver_queue(&f->d, RX, 128, RX);
+	world_settle(&f->world);
+	assert_true(tap_segments(f));
 }
 
 static void pairs_of_queues_share_the_packets(void **state)
@@ -621,6 +660,7 @@ int main(void)
 		TEST(a_command_without_header_or_answer_breaks_it),
 		TEST(the_driver_says_what_it_hears),
 		TEST(offloads_are_switched),
+		TEST(short_queues_get_no_large_packets),
 		TEST(pairs_of_queues_share_the_packets),
 		TEST(both_pairs_transmit),
 		TEST(a_tap_goes_away_under_load),

@@ -65,6 +65,35 @@ static unsigned tun_offloads(uint64_t features)
 	return flags;
 }
 
+/* Shorter ones are counted on to hold a packet of the MTU's size, not what the host makes of many.
+ */
+static bool has_long_queues(const struct net *net)
+{
+	for (unsigned i = 0; i < net->tap->queues; i++) {
+		unsigned size = net->rx[i].queue->virtq.size;
+
+		if (size && size < NET_QUEUE_LARGE)
+			return false;
+	}
+	return true;
+}
+
+/* Let the host do what the driver wants, as far as there is room for it. */
+static int offloads_follow(struct net *net)
+{
+	static const uint64_t large = BIT(VIRTIO_NET_F_GUEST_TSO4) | BIT(VIRTIO_NET_F_GUEST_TSO6) |
+	                              BIT(VIRTIO_NET_F_GUEST_UFO) | BIT(VIRTIO_NET_F_GUEST_USO4) |
+	                              BIT(VIRTIO_NET_F_GUEST_USO6);
+	bool takes_large;
+
+	net->long_queues = has_long_queues(net);
+	takes_large = net->vdev.features & large && (net->long_queues || !net->mergeable);
+	net->packet_max = sizeof(struct virtio_net_hdr) + FRAME_HEADER;
+	net->packet_max += takes_large ? GSO_MAX : tap_mtu(net->tap);
+	return tap_set_offloads(net->tap,
+	                        tun_offloads(takes_large ? net->wanted : net->wanted & ~large));
+}
+
 void net_link_down(struct net *net, int err)
 {
 	struct vdev *vdev = &net->vdev;
@@ -237,7 +266,8 @@ static int offloads_set(struct net *net, const uint8_t *data, size_t len)
 		possible |= BIT(offloads[i].guest);
 	if (wanted & ~(possible & net->vdev.features))
 		return -EINVAL;
-	return tap_set_offloads(net->tap, tun_offloads(wanted));
+	net->wanted = wanted;
+	return offloads_follow(net);
 }
 
 #define COMMAND(class, command) (VIRTIO_NET_CTRL_##class << 8 | VIRTIO_NET_CTRL_##class##_##command)
@@ -331,6 +361,14 @@ static bool is_ctrl(const struct net *net, unsigned index)
 	       index == 2 * (has(net, VIRTIO_NET_F_MQ) ? net->tap->queues : 1);
 }
 
+/* Kicked, or new and maybe of another size. */
+static void rx_notified(struct net *net, struct net_rx *rx)
+{
+	if (net->long_queues != has_long_queues(net))
+		offloads_follow(net);
+	net_rx_run(rx);
+}
+
 static void net_notify(struct vdev *vdev, unsigned index)
 {
 	struct net *net = net_of(vdev);
@@ -340,7 +378,7 @@ static void net_notify(struct vdev *vdev, unsigned index)
 	else if (index < 2 * net->tap->queues && index % 2)
 		tx_run(&net->tx[index / 2]);
 	else if (index < 2 * net->tap->queues)
-		net_rx_run(&net->rx[index / 2]);
+		rx_notified(net, &net->rx[index / 2]);
 }
 
 static void net_stop(struct vdev *vdev, unsigned index)
@@ -356,19 +394,15 @@ static void net_stop(struct vdev *vdev, unsigned index)
 /* Where a new driver begins; where that fails the tap is gone, and the first read will tell. */
 static void net_start(struct vdev *vdev)
 {
-	static const uint64_t large = BIT(VIRTIO_NET_F_GUEST_TSO4) | BIT(VIRTIO_NET_F_GUEST_TSO6) |
-	                              BIT(VIRTIO_NET_F_GUEST_UFO) | BIT(VIRTIO_NET_F_GUEST_USO4) |
-	                              BIT(VIRTIO_NET_F_GUEST_USO6);
 	struct net *net = net_of(vdev);
 
 	net->mergeable = has(net, VIRTIO_NET_F_MRG_RXBUF);
-	net->packet_max = sizeof(struct virtio_net_hdr) + FRAME_HEADER;
-	net->packet_max += vdev->features & large ? GSO_MAX : tap_mtu(net->tap);
+	net->wanted = vdev->features;
 	net->promisc = true;
 	net->allmulti = false;
 	net->naddrs = 0;
 	filter_set(net);
-	tap_set_offloads(net->tap, tun_offloads(vdev->features));
+	offloads_follow(net);
 	tap_set_queues(net->tap, 1);
 }
 

@@ -41,6 +41,12 @@
 #define NET_READS      32   /* in a pass */
 #define NET_WRITES     64   /* in a pass */
 
+/*
+ * Linux posts buffers of 1.5 KB and more of them only once it has used 33, or in a shorter queue
+ * half: fewer than these may then not hold a packet of 64 KiB, and both sides would wait.
+ */
+#define NET_QUEUE_LARGE 128
+
 /* Reads in a pass if all wait: each packet wakes all, and after 128 times Linux wants a thread. */
 #define NET_READS_WAITING 16
 
@@ -193,6 +199,8 @@ struct net {
 
 	/* As negotiated. */
 	bool mergeable;
+	uint64_t wanted;  /* features: what the host may do for the driver */
+	bool long_queues; /* all receive queues that are on have NET_QUEUE_LARGE or more entries */
 	uint32_t packet_max; /* bytes, header included */
 
 	/* What the driver wants to receive besides what is sent to its own address and to all. */
