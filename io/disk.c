@@ -325,6 +325,7 @@ static void op_run(struct disk_op *op)
 static void op_init(struct disk_op *op, struct disk *disk, enum disk_kind kind, uint64_t offset,
                     uint64_t len)
 {
+	op->io.by_device = disk->backing.config->direct;
 	op->disk = disk;
 	op->kind = kind;
 	op->offset = offset;

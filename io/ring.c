@@ -74,6 +74,7 @@ static void reap(struct ring *ring)
 		list_append(&ring->reaped, op);
 		ring->in_flight--;
 		ring->near -= op->near;
+		ring->works -= op->works;
 		ring->pauses -= op->pause;
 	}
 	io_uring_cq_advance(&ring->uring, n);
@@ -138,7 +139,7 @@ static struct io_uring_sqe *op_start(struct ring *ring, struct io_op *op)
 	assert(!ring->closing);
 	list_append(&ring->started, op);
 	ring->in_flight++;
-	op->near = op->pause = op->back = op->more = false;
+	op->near = op->works = op->pause = op->back = op->more = false;
 	return sqe_get(ring);
 }
 
@@ -221,7 +222,9 @@ static struct io_uring_sqe *rw_start(struct ring *ring, struct io_op *op, int op
 	io_uring_prep_rw(opcode, sqe, fd, addr, len, offset);
 	io_uring_sqe_set_data(sqe, op);
 	op->near = offset != (uint64_t)-1;
+	op->works = op->near && !op->by_device;
 	ring->near += op->near;
+	ring->works += op->works;
 	if (opcode == IORING_OP_READ || opcode == IORING_OP_WRITE)
 		use_registered(ring, sqe, addr);
 	return sqe;
@@ -472,7 +475,7 @@ static void sleep_for_more(struct ring *ring)
 static void wait_for_more(struct ring *ring)
 {
 	const struct ring_hook *hooks = ring->hooks;
-	bool idle = !ring->near; /* the guest is who is waited for, not a disk */
+	bool idle = !ring->works; /* nobody else has use for this core */
 	bool polls = ring_polls(ring) && !ring->pauses;
 
 	if (polls && idle)

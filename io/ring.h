@@ -32,12 +32,14 @@
 
 struct io_op {
 	void (*done)(struct io_op *op, int res); /* @res: as the system call, or -errno */
+	bool by_device; /* disk I/O: a device does it, no thread of the kernel's needs a core */
 
 	/* The ring's own while started. */
 	struct io_op *next;
 	struct io_op *prev;
 	int res;
-	bool near;  /* it ends by itself, and soon: disk I/O */
+	bool near;  /* it ends by itself, and soon: disk I/O, */
+	bool works; /* which may take a core */
 	bool pause; /* by ring_pause() */
 	bool back;  /* in ring->reaped, */
 	bool more;  /* and with the kernel all the same: a watch */
@@ -94,6 +96,7 @@ struct ring {
 	struct pace pace;
 	unsigned in_flight; /* how many are started */
 	unsigned near;      /* how many of these are disk I/O, */
+	unsigned works;     /* how many of that may take a core, */
 	unsigned pauses;    /* and how many ring_pause()s */
 	unsigned cancels;   /* ring_cancel()s that the kernel has not answered */
 	bool closing;

@@ -271,6 +271,28 @@ static void any_pieces_direct(void **state)
 	disk_close(*state);
 }
 
+/* The ring may poll while a device works, not while a thread of the kernel copies. */
+static void who_moves_it(void **state)
+{
+	struct fixture *f = *state;
+	uint8_t *buf = aligned_alloc(4096, 4096);
+	struct iovec iov = { buf, 4096 };
+	struct op o = op_new();
+
+	if (disk_open(f, "a.img,direct"))
+		skip();
+	disk_read(&f->disk, &o.op, &iov, 1, 0, 4096);
+	assert_true(f->ring.near == 1 && !f->ring.works);
+	assert_int_equal(wait_for(f, &o), 0);
+	f->config.direct = false;
+	o = op_new();
+	disk_read(&f->disk, &o.op, &iov, 1, 0, 4096);
+	assert_true(f->ring.near == 1 && f->ring.works == 1);
+	assert_int_equal(wait_for(f, &o), 0);
+	free(buf);
+	disk_close(f);
+}
+
 /* As on a device with blocks of 4 KiB, whose kernel wants memory aligned to that, too. */
 static void any_pieces_direct_in_large_blocks(void **state)
 {
@@ -685,6 +707,7 @@ int main(void)
 		TEST(any_pieces),
 		TEST(any_pieces_direct),
 		TEST(any_pieces_direct_in_large_blocks),
+		TEST(who_moves_it),
 		TEST(any_pieces_in_memory),
 		TEST(any_pieces_in_memory_in_large_blocks),
 		TEST(what_is_aligned_leaves_in_one_system_call),

@@ -402,6 +402,26 @@ static void polling_starts_and_ends(void **state)
 	assert_true(timer.n == 1 && !test.looks && ring_polls(ring));
 	test.find_at = 0;
 
+	/* while disk I/O is in flight only if that leaves the core alone; */
+	for (int by_device = 0; by_device < 2; by_device++) {
+		struct result io = { .op = { .done = record, .by_device = by_device } };
+		int fds[2];
+		char byte;
+
+		assert_int_equal(pipe(fds), 0);
+		ring_read(ring, &io.op, fds[0], &byte, 1, 0);
+		timer.n = 0;
+		test.looks = 0;
+		ring_timeout(ring, &timer.timer, 1000000);
+		ring_step(ring);
+		assert_true(timer.n == 1 && !io.n && ring_polls(ring));
+		assert_int_equal(!!test.looks, by_device);
+		assert_int_equal(write(fds[1], "x", 1), 1);
+		wait_for(ring, &io);
+		close(fds[0]);
+		close(fds[1]);
+	}
+
 	/* nothing ends it. */
 	ring_set_pace(ring, 1000000, false);
 	ring->pace.polling = true;
