@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -174,6 +175,157 @@ static void disk_ops(void **state)
 		}
 	}
 	close(image.fd);
+}
+
+/* The exits to one address, of what --timings tells. */
+static double exits_at(const char *timings, const char *address, const char *access)
+{
+	for (unsigned i = 0;; i++) {
+		char path[64];
+		const char *site;
+
+		snprintf(path, sizeof(path), "user_exits_by_address/%u", i);
+		site = json_find(timings, path);
+		if (!site)
+			return 0;
+		if (!strncmp(json_find(site, "address") + 1, address, strlen(address)) &&
+		    !strncmp(json_find(site, "access") + 1, access, strlen(access)))
+			return json_number(site, "count");
+	}
+}
+
+/* All that is counted, of work that is known: the guest counts it, too. */
+static void work_is_counted(void **state)
+{
+	static const char *const reasons[] = { "io",           "mmio",        "hlt", "shutdown",
+		                               "system_event", "interrupted", "intr" };
+	struct image image;
+	char disk[128];
+
+	(void)state;
+	WHERE_KVM_IS;
+	image_make(&image);
+	snprintf(disk, sizeof(disk), "%s,queues=2", image.path);
+	for (unsigned write = 0; write < 2; write++) {
+		double served, in_queues = 0, exits = 0;
+		struct bench_run run =
+		        job(write ? "job=disk op=randwrite bs=8k depth=8 queues=2 time_ms=20 "
+		                    "min_ops=500 wait=irq"
+		                  : "job=disk op=randread bs=8k depth=8 queues=2 time_ms=20 "
+		                    "min_ops=500 wait=irq",
+		            "--disk", disk);
+
+		expect_good(&run, false);
+		served = json_number(run.guest, "served");
+		for (unsigned i = 0; i < 2; i++) {
+			char path[64];
+			const char *queue;
+			double requests;
+
+			snprintf(path, sizeof(path), "devices/0/queues/%u", i);
+			queue = json_find(run.stats, path);
+			assert_non_null(queue);
+			requests = json_number(queue, "requests");
+			assert_true(requests > 0);
+			assert_true(json_number(queue, "kicks") <= requests);
+			assert_true(json_number(queue, "bytes_read") ==
+			            (write ? 0 : 8192 * requests));
+			assert_true(json_number(queue, "bytes_written") ==
+			            (write ? 8192 * requests : 0));
+			in_queues += requests;
+		}
+		assert_true(in_queues == served);
+		assert_true(json_sum(run.stats, "devices/0/queues", "kicks") <=
+		            json_number(run.guest, "kicks"));
+
+		assert_true(json_number(run.stats, "devices/0/interrupts") >=
+		            json_number(run.guest, "interrupts"));
+		assert_true(json_number(run.stats, "ring/sqes") >= served);
+		assert_true(json_number(run.stats, "ring/cqes") >= served);
+		assert_non_null(json_find(run.stats, "devices/1/queues/0/requests"));
+		assert_true(json_number(run.stats, "devices/1/queues/0/requests") == 0);
+
+		for (unsigned i = 0; i < sizeof(reasons) / sizeof(reasons[0]); i++) {
+			char path[64];
+
+			snprintf(path, sizeof(path), "user_exits_by_reason/%s", reasons[i]);
+			exits += json_number(run.stats, path);
+		}
+		assert_true(json_number(run.stats, "user_exits") == exits);
+		assert_true(json_number(run.timings, "user_exits") == exits);
+		assert_true(json_number(run.stats, "user_exits_by_reason/mmio") > 0);
+		/* Each byte of what it says is an exit, and a newline behind it. */
+		assert_true(exits_at(run.timings, "0x3f8", "write") > strlen(run.guest));
+		assert_true(json_number(run.stats, "user_exits_by_reason/io") >
+		            exits_at(run.timings, "0x3f8", "write"));
+		bench_run_fini(&run);
+	}
+	close(image.fd);
+}
+
+/*
+ * An image in a file that lies with this program, and in the page cache. Whether such a file is
+ * read at once, without a thread of the kernel's: those of tmpfs are not.
+ */
+static bool image_cached(struct image *image)
+{
+	char path[PATH_MAX + 8], block[4096] = { 0 };
+	struct iovec iov = { block, sizeof(block) };
+
+	snprintf(path, sizeof(path), "%s-XXXXXX", self);
+	image->fd = mkostemp(path, O_CLOEXEC);
+	assert_true(image->fd >= 0);
+	unlink(path);
+	snprintf(image->path, sizeof(image->path), "/proc/%d/fd/%d", (int)getpid(), image->fd);
+	for (unsigned at = 0; at < DISK; at += sizeof(block))
+		assert_int_equal(pwrite(image->fd, block, sizeof(block), at), sizeof(block));
+	return preadv2(image->fd, &iov, 1, 0, RWF_NOWAIT) == sizeof(block);
+}
+
+/*
+ * System calls a request: two for one (its kick, and it), and two for 32. They are counted, so it
+ * does not matter how busy the host is; what polling saves depends on that, and it is off.
+ */
+static void calls_are_few(void **state)
+{
+	static const struct {
+		const char *cmdline;
+		double most;
+	} cases[] = {
+		{ "job=disk op=randread depth=1 time_ms=20 min_ops=4000 wait=irq", 2.05 },
+		{ "job=disk op=randread depth=32 time_ms=20 min_ops=20000 wait=irq", 0.08 },
+	};
+	struct image image;
+	bool cached;
+
+	(void)state;
+	WHERE_KVM_IS;
+	cached = image_cached(&image);
+	for (unsigned i = 0; cached && i < sizeof(cases) / sizeof(cases[0]); i++) {
+		double enters, served;
+		struct bench_run run = {
+			.cmdline = cases[i].cmdline,
+			.memory_mib = 64,
+			.args = { "--rng", "off", "--poll", "0", "--disk", image.path },
+			.expect_ns = 1000000000,
+		};
+
+		assert_int_equal(bench_run(&run), 0);
+		assert_int_equal(run.status, 0);
+		expect_good(&run, false);
+		enters = json_number(run.stats, "ring/enters");
+		served = json_number(run.guest, "served");
+		print_message("%s: %.4f calls each\n", cases[i].cmdline, enters / served);
+		assert_true(enters > 0 && enters <= cases[i].most * served);
+		assert_true(json_number(run.stats, "ring/sqes") >= served);
+		assert_true(json_number(run.stats, "devices/0/queues/0/kicks") > 0);
+		bench_run_fini(&run);
+	}
+	close(image.fd);
+	if (!cached) {
+		print_message("skipped: this file system's files are not read at once\n");
+		skip();
+	}
 }
 
 /* What is not what was written is found. */
@@ -525,11 +677,12 @@ static int act_as_kring(int argc, char **argv)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(boots),         cmocka_unit_test(disk_ops),
-		cmocka_unit_test(several_disks), cmocka_unit_test(wrong_data),
-		cmocka_unit_test(mistakes),      cmocka_unit_test(net_ops),
-		cmocka_unit_test(exits),         cmocka_unit_test(commands),
-		cmocka_unit_test(net_commands),  cmocka_unit_test(under_qemu),
+		cmocka_unit_test(boots),           cmocka_unit_test(disk_ops),
+		cmocka_unit_test(several_disks),   cmocka_unit_test(wrong_data),
+		cmocka_unit_test(work_is_counted), cmocka_unit_test(calls_are_few),
+		cmocka_unit_test(mistakes),        cmocka_unit_test(net_ops),
+		cmocka_unit_test(exits),           cmocka_unit_test(commands),
+		cmocka_unit_test(net_commands),    cmocka_unit_test(under_qemu),
 	};
 
 	if (argc > 1)

@@ -116,24 +116,31 @@ static void poll_waits_for_events(void **state)
 	close(fds[1]);
 }
 
-/* The wait lasts until the operation is done: signals cost no completion, nor a batch. */
+/*
+ * The wait lasts until the operation is done: signals cost no completion, nor a batch, nor where
+ * the kernel can do that a system call of their own.
+ */
 static void a_signal_is_silent(void **state)
 {
 	struct ring *ring = *state;
 	struct result timer = { .timer.op.done = record };
 	int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	struct pollfd now = { .fd = fd, .events = POLLIN };
 	eventfd_t count;
 
+	assert_int_equal(ring->silent, !!(ring->uring.features & IORING_FEAT_CQE_SKIP));
 	for (int silent = ring->silent; silent >= 0; silent--) {
 		ring->silent = silent;
 		timer.n = 0;
-		uint64_t enters = ring->enters, cqes = ring->cqes;
+		uint64_t enters = ring->enters, cqes = ring->cqes, sqes = ring->sqes;
 
 		ring_timeout(ring, &timer.timer, 1000000);
 		ring_signal(ring, fd);
 		ring_signal(ring, fd);
+		assert_int_equal(poll(&now, 1, 0), !silent);
 		ring_step(ring);
 		assert_int_equal(timer.n, 1);
+		assert_int_equal(ring->sqes, sqes + (silent ? 3 : 1));
 		assert_int_equal(ring->enters, enters + 1);
 		assert_int_equal(ring->cqes, cqes + 1);
 		assert_int_equal(eventfd_read(fd, &count), 0);
