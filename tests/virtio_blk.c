@@ -219,6 +219,9 @@ static void a_plain_disk(void **state)
 	assert_int_equal(config.seg_max, 254);
 	assert_int_equal(config.blk_size, 512);
 	assert_int_equal(SECTOR << config.topology.physical_block_exp, f->disk.backing.block);
+	assert_int_equal(SECTOR * config.topology.min_io_size, f->disk.backing.block);
+	assert_int_equal(config.topology.alignment_offset, 0);
+	assert_int_equal(config.topology.opt_io_size, 0);
 	assert_int_equal(config.writeback, 1);
 	assert_int_equal(config.num_queues, 1);
 	assert_true(config.max_discard_sectors && config.max_discard_seg);
@@ -725,7 +728,7 @@ static void a_batch_in_and_out(void **state)
 	struct ring *ring = &f->world.ring;
 	uint8_t *status[32];
 	struct virtq_used_elem elem;
-	uint64_t enters, sqes;
+	uint64_t enters, sqes, bytes;
 
 	start(state, "a.img");
 	fill(f);
@@ -733,6 +736,7 @@ static void a_batch_in_and_out(void **state)
 	fake_kvm_take_msi(MSI);
 	enters = ring->enters;
 	sqes = ring->sqes;
+	bytes = f->blk.queue[0].bytes_read;
 	for (unsigned i = 0; i < 32; i++)
 		status[i] = submit(f, 0, IN, 8 * i, DATA + 4096 * i, 4096);
 	driver_kick(&f->d, 0);
@@ -746,8 +750,73 @@ static void a_batch_in_and_out(void **state)
 	/* The kick is read, all requests leave at once and come back at once or nearly so. */
 	assert_true(ring->enters - enters <= 4);
 	assert_true(ring->sqes - sqes <= 32 + 4);
+	assert_int_equal(f->blk.queue[0].bytes_read, bytes + 32 * 4096);
 	world_settle(&f->world);
 	assert_true(fake_kvm_take_msi(MSI) <= 3);
+}
+
+/* A call that waits for the kick, and one that reads and interrupts. */
+static void one_request_takes_two_calls(void **state)
+{
+	struct fixture *f = *state;
+	struct ring *ring = &f->world.ring;
+	const struct vdev_queue *queue;
+
+	plug(f, "a.img");
+	bring_up(f,
+	         driver_offered(&f->d) & ~BIT(VIRTIO_F_EVENT_IDX)); /* it is always interrupted */
+	queue = &f->blk.vdev.queue[0];
+	for (unsigned i = 0; i < 3; i++) {
+		uint64_t enters, sqes;
+
+		world_settle(&f->world);
+		enters = ring->enters;
+		sqes = ring->sqes;
+		assert_int_equal(ask(f, IN, 0, DATA, 4096), OK);
+		assert_int_equal(ring->enters, enters + 2);
+		/* The read, and where the kernel can do that the interrupt. */
+		assert_int_equal(ring->sqes, sqes + 1 + ring->silent + !ring->multishot);
+		world_settle(&f->world);
+		assert_int_equal(fake_kvm_take_msi(MSI), 1);
+		assert_int_equal(queue->kicks, i + 1);
+		assert_int_equal(queue->requests, i + 1);
+	}
+	assert_int_equal(f->blk.vdev.interrupts, 3);
+}
+
+/*
+ * While a queue is served the driver need not kick. The device can tell what stands there then: it
+ * is told to read the sector whose number that is.
+ */
+static void kicks_are_off_while_it_works(void **state)
+{
+	struct fixture *f = *state;
+	struct driver_queue *q = &f->d.queue[0];
+	const struct virtq_used *used;
+	uint8_t *data;
+	struct piece piece[5];
+	gpa_t at;
+
+	plug(f, "a.img");
+	bring_up(f, driver_offered(&f->d) & ~BIT(VIRTIO_F_EVENT_IDX));
+	used = driver_host(&f->d, q->used, 6);
+	data = driver_host(&f->d, DATA, SECTOR);
+	for (unsigned sector = 0; sector < 2; sector++) {
+		memset(data, 0x10 + (int)sector, SECTOR);
+		assert_int_equal(ask(f, OUT, sector, DATA, SECTOR), OK);
+	}
+	at = header_at(f, 0);
+	*(struct virtio_blk_req *)driver_host(&f->d, at, 32) = (struct virtio_blk_req){ IN, 0, 0 };
+	piece[0] = (struct piece){ at, 8 };
+	piece[1] = (struct piece){ q->used + offsetof(struct virtq_used, flags), 2 };
+	piece[2] = (struct piece){ at + 10, 6 };
+	piece[3] = (struct piece){ DATA, SECTOR };
+	piece[4] = (struct piece){ at + 16, 1 };
+	assert_int_equal(used->flags, 0);
+	offer(f, 0, piece, 3, 5, false);
+	wait_used(f, 0);
+	assert_int_equal(data[0], 0x10 + VIRTQ_USED_F_NO_NOTIFY);
+	assert_int_equal(used->flags, 0);
 }
 
 static void queues_side_by_side(void **state)
@@ -931,6 +1000,8 @@ int main(void)
 		TEST(bad_sectors),
 		TEST(a_new_size_reaches_the_driver),
 		TEST(a_batch_in_and_out),
+		TEST(one_request_takes_two_calls),
+		TEST(kicks_are_off_while_it_works),
 		TEST(queues_side_by_side),
 		TEST(reset_with_requests_in_flight),
 		TEST(one_queue_is_reset),
