@@ -5,6 +5,7 @@
  * guest that reboots. A machine is one guest from its first instruction to its last.
  */
 #include <errno.h>
+#include <limits.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -201,8 +202,6 @@ static const struct console_ops console_ops = {
 	.quit = console_quit,
 };
 
-#define POLL_NSEC 50000
-
 /*
  * Where there is a core that no vCPU needs, the I/O thread may poll on it; where there is none, it
  * may give way to vCPUs.
@@ -211,13 +210,12 @@ static void session_set_pace(struct session *session)
 {
 	const struct options *options = session->options;
 	cpu_set_t cores;
-	bool spare = sched_getaffinity(0, sizeof(cores), &cores) || /* there are more than 1024 */
-	             (uint64_t)CPU_COUNT(&cores) > options->cpus;
-	uint64_t poll_nsec = spare ? POLL_NSEC : 0;
+	bool many = sched_getaffinity(0, sizeof(cores), &cores); /* more than 1024 */
+	uint64_t spare_nsec = pace_poll_nsec(many ? UINT_MAX : (unsigned)CPU_COUNT(&cores),
+	                                     (unsigned)options->cpus);
+	uint64_t poll_nsec = options->poll == POLL_AUTO ? spare_nsec : 1000 * options->poll;
 
-	if (options->poll != POLL_AUTO)
-		poll_nsec = 1000 * options->poll;
-	if (!ring_set_pace(&session->ring, poll_nsec, !spare && !poll_nsec) &&
+	if (!ring_set_pace(&session->ring, poll_nsec, !spare_nsec && !poll_nsec) &&
 	    options->poll != POLL_AUTO)
 		fputs("kring: --poll: not on this kernel; Linux 5.19 can\n", stderr);
 }

@@ -187,11 +187,12 @@ static const char overview[] =
         "  kring bench disk --disk PATH | net --net TAP | exits | boot [-k KERNEL...]\n"
         "      how fast that is and what it costs, by a guest that comes with kring\n"
         "  kring bench disk --help\n"
-        "      all options of that, as for net, exits and boot\n"
+        "      all options of that, as for net, peer, exits and boot\n"
         "  kring --version\n"
         "\n"
         "Exit status: 0 the guest powered off or rebooted; 2 the command line is wrong;\n"
-        "123 the guest panicked; 124 --timeout passed; 125 kring failed; 128+n signal n.\n";
+        "123 the guest panicked or crashed; 124 --timeout passed; 125 kring or KVM failed; 128+n "
+        "signal n.\n";
 
 static const char boot_tail[] =
         "\n"

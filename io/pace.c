@@ -7,12 +7,19 @@
 
 #include "io/pace.h"
 
+#define POLL_NSEC 50000
+
 #define BACKOFF_MAX 63
 #define SHORT_SLEEP                                                                                \
 	2 /* times the limit of polling: it includes being woken up, which polling saves */
 
 #define TRIAL        32 /* sleeps */
 #define INTERVAL_MAX 2048
+
+uint64_t pace_poll_nsec(unsigned cores, unsigned busy)
+{
+	return cores > busy ? POLL_NSEC : 0;
+}
 
 bool patience_over(struct patience *patience)
 {

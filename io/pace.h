@@ -36,6 +36,9 @@ struct pace {
 	uint64_t enters, cqes; /* when the trial began */
 };
 
+/* How long to poll where @cores are shared with @busy threads that may all run at once; 0: not. */
+uint64_t pace_poll_nsec(unsigned cores, unsigned busy);
+
 /* An occasion: whether to try now. */
 bool patience_over(struct patience *patience);
 

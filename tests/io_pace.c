@@ -117,9 +117,18 @@ static void nobody_gives_way_unasked(void **state)
 	assert_int_equal(policy(), SCHED_OTHER);
 }
 
+static void polling_takes_a_core_to_spare(void **state)
+{
+	(void)state;
+	assert_int_equal(pace_poll_nsec(1, 1), 0);
+	assert_int_equal(pace_poll_nsec(2, 4), 0);
+	assert_true(pace_poll_nsec(2, 1));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(polling_takes_a_core_to_spare),
 		cmocka_unit_test(short_sleeps_begin_polling),
 		cmocka_unit_test(vain_polling_becomes_rare),
 		cmocka_unit_test(giving_way_is_kept_while_batches_grow),
