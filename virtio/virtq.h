@@ -12,6 +12,9 @@
  *
  * A request is a chain: first what the device reads, then what it writes.
  *
+ * Nothing but the functions below knows the areas: packed rings (§2.8) would be another layout
+ * behind the same.
+ *
  *                    next_avail: next to be popped; the device's own note
  *                    | avail.idx: next to be offered
  *                    v v
