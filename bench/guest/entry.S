@@ -10,6 +10,9 @@
  * no INT n in long mode, but exceptions are delivered. ring0_halt waits for an interrupt with interrupts
  * enabled, ring0_wrmsr writes an MSR, ring0_paging switches to other tables. An interrupt is counted, and
  * no more.
+ *
+ * Other processors, where a job starts them, stay in ring 0 and 32 bits, asleep between interrupts of
+ * their timers.
  */
 #include "bench/guest/entry.h"
 
@@ -31,6 +34,20 @@
 #define SS_RING3 0x1b
 #define CS_RING3 0x23
 #define TR	 0x28
+#define CS_RING0_32 0x38
+#define SS_RING0 0x10
+
+#define LAPIC	      0xfee00000
+#define LAPIC_ID      0x20
+#define LAPIC_EOI     0xb0
+#define LAPIC_SVR     0xf0
+#define LAPIC_TIMER   0x320
+#define LAPIC_COUNT   0x380
+#define LAPIC_DIVIDE  0x3e0
+#define TIMER	      (0x20000 | VECTOR_DEVICE) /* periodic */
+#define DIVIDE_BY_16  3
+#define CR0_ET_PE     0x11
+#define AP_STACK_BITS 6
 
 	.section .head, "aw"
 gdt:
@@ -41,6 +58,7 @@ gdt:
 	.quad 0x00affb000000ffff /* CS_RING3: 64-bit */
 	.quad 0x0000890000000000 | (HEAD + TSS) << 16 | TSS_LIMIT /* TR (SDM vol. 3 §8.2.3) */
 	.quad 0
+	.quad 0x00cf9b000000ffff /* CS_RING0_32 */
 	.org TSS
 	.long 0
 	.quad ring0_stack_end /* RSP0 */
@@ -141,9 +159,55 @@ fault:
 	mov $ring3_frame, %esp
 	iretq
 
+/* From here to ap_end is copied to AP_PAGE. */
+	.globl ap_start, ap_end, ap_interrupt
+	.code16
+ap_start:
+	cli
+	lgdtl %cs:ap_gdtr - ap_start
+	mov $CR0_ET_PE, %eax
+	mov %eax, %cr0
+	ljmpl $CS_RING0_32, $ap_protected
+ap_gdtr:
+	.word TSS - 1
+	.long gdt
+ap_end:
+
+	.code32
+ap_protected:
+	mov $SS_RING0, %eax
+	mov %eax, %ds
+	mov %eax, %ss
+	mov LAPIC + LAPIC_ID, %esp
+	shr $24, %esp
+	inc %esp
+	shl $AP_STACK_BITS, %esp
+	add $ap_stacks, %esp
+	lidt ap_idtr
+	movl $0x1ff, LAPIC + LAPIC_SVR
+	movl $DIVIDE_BY_16, LAPIC + LAPIC_DIVIDE
+	movl $TIMER, LAPIC + LAPIC_TIMER
+	mov idle_timer, %eax
+	mov %eax, LAPIC + LAPIC_COUNT
+	lock incl ap_count
+ap_sleep:
+	sti
+	hlt
+	jmp ap_sleep
+
+ap_interrupt:	/* KVM's emulator has no IRET in protected mode: back to sleep without */
+	add $12, %esp
+	lock incl ap_interrupts
+	movl $0, LAPIC + LAPIC_EOI
+	jmp ap_sleep
+ap_idtr:
+	.word (VECTOR_DEVICE + 1) * 8 - 1
+	.long ap_idt
+	.code64
+
 	.bss
 	.balign 4096
-	.globl idt, interrupts
+	.globl idt, interrupts, ap_idt, ap_count, ap_interrupts, idle_timer
 pml4:
 	.skip 4096
 pdpt:
@@ -154,6 +218,17 @@ idt:
 	.skip 256 * 16
 interrupts:
 	.skip 8
+ap_count:
+	.skip 4
+ap_interrupts:
+	.skip 4
+idle_timer:
+	.skip 4
+	.balign 8
+ap_idt:
+	.skip (VECTOR_DEVICE + 1) * 8
+ap_stacks:
+	.skip 256 << AP_STACK_BITS
 	.balign 16
 	.skip 512
 ring0_stack_end:

@@ -9,6 +9,9 @@
 #define MARK_RING3  2
 #define MARK_END    3 /* the job is done and told */
 
+/* Where a processor that is started begins, in real mode: a page below 1 MiB that nobody uses. */
+#define AP_PAGE 0x8000
+
 /* Interrupt vectors. */
 #define VECTOR_DEVICE 0x40
 #define VECTOR_GATE   3 /* INT3 */

@@ -179,5 +179,6 @@ __attribute__((noreturn)) void guest_exit(void);
 void disk_job(void);
 void net_job(void);
 void exits_job(void);
+void idle_job(void);
 
 #endif

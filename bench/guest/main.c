@@ -30,6 +30,9 @@
  *              rx and rr need somebody at the other end, with the addresses that net.c has
  *   job=exits  what each way out of the guest costs; those through a device where there is a
  *              virtio-rng. "ways": [{way, n, least_us, lat_us}], see exits.c
+ *   job=idle   all processors sleep, woken by timers: {cpus, seconds, interrupts}, see idle.c
+ *     hz=10    times a second, each
+ *     time=0   for ever
  *
  *   for all that have a device:
  *     time=5   seconds; time_ms= milliseconds
@@ -50,7 +53,7 @@
  *
  * All its work is done in ring 3, which runs at the processor's speed even where a KVM emulates
  * ring 0; all memory, its own page tables too, and all ports are open to it. There is one
- * processor, one thread and no library.
+ * thread and no library, and one processor but in job=idle.
  */
 #include "bench/guest/guest.h"
 
@@ -173,10 +176,8 @@ static const struct {
 	const char *name;
 	void (*run)(void);
 } jobs[] = {
-	{ "boot", NULL },
-	{ "disk", disk_job },
-	{ "net", net_job },
-	{ "exits", exits_job },
+	{ "boot", NULL },       { "disk", disk_job }, { "net", net_job },
+	{ "exits", exits_job }, { "idle", idle_job },
 };
 
 void guest_main(const struct hvm_start_info *info)
@@ -198,5 +199,6 @@ void guest_main(const struct hvm_start_info *info)
 		out_flush();
 		guest_exit();
 	}
-	guest_fail("no job: say job=disk, job=net, job=exits or job=boot on the command line");
+	guest_fail("no job: say job=disk, job=net, job=exits, job=idle or job=boot on the command "
+	           "line");
 }

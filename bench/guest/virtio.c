@@ -90,7 +90,12 @@ enum {
 #define LAPIC_SVR       0xfee000f0
 #define LAPIC_EOI       0xfee000b0
 #define LAPIC_ICR       0xfee00300
+#define LAPIC_LVT_TIMER 0xfee00320
+#define LAPIC_COUNT     0xfee00380
+#define LAPIC_DIVIDE    0xfee003e0
 #define SVR_ON          0x1ff
+#define TIMER_PERIODIC  0x20000
+#define DIVIDE_BY_16    3
 #define ICR_SELF        0x40000
 #define PIC_MASTER_MASK 0x21
 #define PIC_SLAVE_MASK  0xa1
@@ -492,7 +497,20 @@ void lapic_end(void)
 
 void lapic_interrupt_self(void)
 {
-	mmio_set32(LAPIC_ICR, ICR_SELF | VECTOR_DEVICE);
+	lapic_command(ICR_SELF | VECTOR_DEVICE);
+}
+
+void lapic_command(uint32_t icr)
+{
+	mmio_set32(LAPIC_ICR, icr);
+}
+
+/* SDM vol. 3 §11.5.4 */
+void lapic_timer(uint32_t count)
+{
+	mmio_set32(LAPIC_DIVIDE, DIVIDE_BY_16);
+	mmio_set32(LAPIC_LVT_TIMER, TIMER_PERIODIC | VECTOR_DEVICE);
+	mmio_set32(LAPIC_COUNT, count);
 }
 
 void device_print(const struct device *device, const struct queue *queue, unsigned n)

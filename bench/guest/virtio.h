@@ -91,10 +91,15 @@ void queue_init(struct queue *queue, struct device *device, uint16_t index, unsi
 /* How many slots it can have. */
 unsigned queue_room(struct device *device, uint16_t index, unsigned segments);
 
-/* The local APIC: interrupts come in, the last one is over, send one to oneself. */
+/* The local APIC: interrupts come in, the last one is over, send one to oneself, or by command. */
 void lapic_start(void);
 void lapic_end(void);
 void lapic_interrupt_self(void);
+void lapic_command(uint32_t icr);
+
+/* Interrupt each time that @count ticks of a timer of LAPIC_TIMER_HZ are over. */
+#define LAPIC_TIMER_HZ 62500000 /* KVM's and QEMU's have 1 GHz, which is divided by 16 */
+void lapic_timer(uint32_t count);
 
 /* Sleep until an interrupt comes. */
 void interrupt_wait(void);
