@@ -26,9 +26,10 @@ QEMU_DISK = ('-drive if=none,id=d{n},format=raw,file={path},aio={aio},cache={cac
              ' -device virtio-blk-device,drive=d{n},iothread=io,num-queues={queues}')
 QEMU_NET = ('-netdev tap,id=net,ifname={tap},script=no,downscript=no,vhost={vhost}'
             ' -device virtio-net-device,netdev=net')
-KRING = '{kring} boot -k {elf} -m {memory}m -c {cpus} -p "{job}" {devices}'
+KRING = '{kring} boot -k {elf} -m {memory}m -c {cpus} -p "{job}" {devices} {counters}'
 KRING_DISK = '-d {path},queues={queues}{direct}'
 KRING_NET = '-t {tap}'
+KRING_COUNTERS = '--stats {directory}/stats --timings {directory}/timings'
 
 # Monitor: command line, devices, how QEMU serves them, and which of its threads run guest code.
 Monitor = collections.namedtuple('Monitor', 'command disk aio net vhost is_vcpu')
@@ -58,24 +59,13 @@ FIO = ('fio --name=a --thread --filename={path} --ioengine=io_uring --gtod_reduc
        ' --iodepth_batch_submit={batch} --iodepth_batch_complete_min=1 --iodepth_batch_complete_max={depth}'
        ' --invalidate=0 --registerfiles=1 --fixedbufs=1 --output-format=json --group_reporting')
 
-# A guest that does nothing: PVH entry, one marker, and HLT for ever.
-IDLE = """
-	.section .note.pvh, "a", @note
-	.long 4, 4, 18
-	.asciz "Xen"
-	.long start
-	.text
-	.code32
-	.globl start
-start:	mov $0x4b52, %edx
-	out %al, %dx
-	cli
-1:	hlt
-	jmp 1b
-"""
+# A guest that has nothing to do: each of its processors is woken so many times a second.
+IDLE = 'job=idle hz=10 time=0'
 TRACING = pathlib.Path('/sys/kernel/tracing/instances/kring-bench')
 KVM_RUN = 0xae80
+# bench/guest/entry.h
 MARKER = 0x4b52
+MARK_RING3, MARK_END = 2, 3
 
 
 class Host:
@@ -84,11 +74,7 @@ class Host:
     def __init__(self, kring, elf, directory, seconds, runs):
         self.kring, self.elf, self.seconds, self.runs = kring, elf, seconds, runs
         self.directory = directory
-        self.idle = directory / 'idle.elf'
-        subprocess.run(['gcc', '-c', '-x', 'assembler', '-o', directory / 'idle.o', '-'], input=IDLE.encode(),
-                       check=True)
-        subprocess.run(['ld', '-N', '-Ttext=0x100000', '-e', 'start', '--no-warn-rwx-segments', '-o', self.idle,
-                        directory / 'idle.o'], check=True)
+        self.counters = KRING_COUNTERS.format(directory=directory)
 
     def command(self, name, job, disks=(), queues=1, tap=None, **more):
         """The words that start a monitor. Disks: paths, and whether past the page cache. Tap: its name."""
@@ -100,7 +86,7 @@ class Host:
         if tap:
             devices += monitor.net.format(tap=tap, vhost=monitor.vhost)
         words = {'elf': self.elf, 'memory': 64, 'cpus': 1, 'kring': self.kring, 'job': job, 'devices': devices,
-                 **more}
+                 'counters': '', **more}
         return shlex.split(monitor.command.format(**words))
 
 
@@ -155,17 +141,30 @@ def guest_values(told, share):
     values = {'per_second': per_second, 'mbytes_per_second': told['bytes'] / told['seconds'] / 1e6}
     if told['lat_us']['p50']:
         values |= {'p50_us': told['lat_us']['p50'], 'p99_us': told['lat_us']['p99']}
-    return values | {'kicks': told['kicks'] / told['ops'], 'cpu_us_io': share * 1e6 / per_second}
+    done = told['served'] or 1
+    return values | {'kicks': told['kicks'] / done, 'interrupts': told['interrupts'] / done,
+                     'cpu_us_io': share * 1e6 / per_second}
 
 
-def guest_run(host, bench, name, run, argv):
+def ring_values(host, done):
+    """What kring counted in the run before: its ring's, and KVM's exits between the guest's marks."""
+    counted = json.loads((host.directory / 'stats').read_text())['ring']
+    marks = {mark['value']: mark for mark in json.loads((host.directory / 'timings').read_text())['markers']}
+    exits = marks[MARK_END].get('kvm_exits', 0) - marks[MARK_RING3].get('kvm_exits', 0)
+    return {'enters': counted['enters'] / done, 'sqes_per_enter': counted['sqes'] / (counted['enters'] or 1)} | (
+        {'exits': exits / done} if exits else {})
+
+
+def guest_run(host, bench, name, run, job, **more):
     """One job of the benchmark guest as a result."""
+    argv = host.command(name, job, counters=host.counters, **more)
     text, errors, share = run_sampled(argv, host.seconds, MONITORS[name].is_vcpu)
     told = last_json(text)
     if not told or 'error' in told or not told.get('ops'):
         why = told.get('error') if told and 'error' in told else (errors or text).strip().splitlines()[-1:]
         return result(bench, name, run, failed=f'{why}')
-    return result(bench, name, run, guest_values(told, share))
+    counted = ring_values(host, told['served'] or 1) if name.startswith('kring') else {}
+    return result(bench, name, run, guest_values(told, share) | counted)
 
 
 def fio_run(host, bench, name, run, argv):
@@ -216,7 +215,7 @@ def disk(host, wanted):
                 for bench, op, bs, depth, queues in jobs:
                     job = f'job=disk op={op} bs={bs} depth={depth} queues={queues} time_ms={int(host.seconds * 1000)}'
                     for name in DISK_PEERS:
-                        yield guest_run(host, bench, name, run, host.command(name, job, [(path, direct)], queues))
+                        yield guest_run(host, bench, name, run, job, disks=[(path, direct)], queues=queues)
                     argv = shlex.split(FIO.format(path=path, ms=int(host.seconds * 1000), op=op, bs=bs, depth=depth,
                                                   direct=int(direct), batch=min(depth, 32)))
                     for name, prefix in CEILINGS.items():
@@ -288,9 +287,8 @@ def net(host, wanted):
                     yield result(bench, name, run, skipped='no /dev/vhost-net')
                     continue
                 job = f'job=net op={op} size={size} time_ms={int(host.seconds * 1000)}'
-                argv = host.command(name, job, tap=tap)
                 with the_other_end(host, tap, op, size) as why:
-                    yield result(bench, name, run, skipped=why) if why else guest_run(host, bench, name, run, argv)
+                    yield result(bench, name, run, skipped=why) if why else guest_run(host, bench, name, run, job, tap=tap)
             with the_other_end(host, tap, op, size) as why:
                 yield (result(bench, 'plain, no VM', run, skipped=why) if why
                        else plain_run(host, bench, run, op, tap, size))
@@ -395,61 +393,53 @@ def start(host, wanted):
                     values |= traced(argv)
             values['starts_per_second'] = starts_per_second(argv, 1, host.seconds)
             values['starts_per_second_all_cores'] = starts_per_second(argv, os.cpu_count(), host.seconds)
-            with running([host.command(name, '', elf=host.idle, memory=128)]) as children:
+            with running([host.command(name, IDLE, memory=128)]) as children:
                 time.sleep(1)
                 values['private_kib'] = private_kib(children[0].pid, 128)
             yield result('start', name, run, values)
 
 
-def idle_values(host, name, count):
-    """CPU and memory a VM of so many that do nothing."""
-    with running([host.command(name, '', elf=host.idle, memory=128)] * count) as children:
-        time.sleep(2 + count / 20)
+def idle_values(host, name, count=1, job=IDLE, **more):
+    """CPU and memory a VM of so many that have nothing to do; None where one ended."""
+    with running([host.command(name, job, memory=128, **more)] * count) as children:
+        time.sleep(1 + count / 30)
         before = sum(sum(threads(child.pid).values()) for child in children)
-        time.sleep(3)
+        begin = time.monotonic()
+        time.sleep(IDLE_SECONDS)
         spent = sum(sum(threads(child.pid).values()) for child in children) - before
-        alive = [child for child in children if child.poll() is None]
-        if len(alive) < count:
+        took = time.monotonic() - begin
+        if any(child.poll() is not None for child in children):
             return None
-        memory = statistics.median(private_kib(child.pid, 128) for child in alive)
-        return {'cpu_us_a_second': spent / 3 / count, 'private_kib': memory}
+        memory = statistics.median(private_kib(child.pid, 128) for child in children)
+        return {'cpu_us_a_second': spent / took / count, 'private_kib': memory}
 
 
-# They take long, and vary little.
-GROWTH_RUNS = 3
+IDLE_SECONDS = 1.5
+# What grows, and how far.
+GROWTH = {'disks': (1, 2, 4, 8), 'vcpus': (1, 2, 4, 8), 'queues': (1, 2, 4), 'vms': (1, 10, 50, 200)}
+
+
+def growth_values(host, name, what, count):
+    """What so many of something cost: VMs that idle with them, and one's start."""
+    if what == 'vms':
+        return idle_values(host, name, count)
+    disks, queues = {'disks': (count, 1), 'queues': (1, count)}.get(what, (0, 1))
+    more = {'disks': [(image(host.directory / f'disk{n}', 1), True) for n in range(disks)], 'queues': queues,
+            'cpus': count if what == 'vcpus' else 1}
+    took = statistics.median(timed(host.command(name, 'job=boot', memory=128, **more)) for _ in range(3))
+    values = idle_values(host, name, job=f'{IDLE} disks={disks} queues={queues}', **more)
+    return values and {'exit_ms': took} | values
 
 
 def growth(host, wanted):
     """What one more disk, vCPU, queue or VM costs."""
-    for run in range(1, min(host.runs, GROWTH_RUNS) + 1):
-        for count in (1, 2, 4, 8):
-            disks = [host.directory / f'disk{n}' for n in range(count)]
-            for path in disks:
-                with open(path, 'wb') as out:
-                    out.truncate(1 << 20)
-            for what, more in (('disks', {'disks': [(path, True) for path in disks]}), ('vcpus', {'cpus': count})):
-                if not wanted(f'growth-{what}-{count}'):
-                    continue
-                for name in LEAN:
-                    argv = host.command(name, 'job=boot', memory=128, **more)
-                    took = statistics.median(timed(argv) for _ in range(3))
-                    with running([host.command(name, '', elf=host.idle, memory=128, **more)]) as children:
-                        time.sleep(0.5)
-                        yield result(f'growth-{what}-{count}', name, run, {
-                            'exit_ms': took, 'private_kib': private_kib(children[0].pid, 128)})
-        if any(wanted(f'growth-queues-{count}') for count in (1, 2, 4)):
-            path = image(host.directory / 'queues')
-            for count in (1, 2, 4):
-                job = f'job=disk op=randread depth=32 queues={count} time_ms={int(host.seconds * 1000)}'
-                for name in LEAN:
-                    argv = host.command(name, job, [(path, True)], count)
-                    yield guest_run(host, f'growth-queues-{count}', name, run, argv)
-        for count in (1, 10, 50, 200):
-            if wanted(f'growth-vms-{count}'):
-                for name in LEAN:
-                    values = idle_values(host, name, count)
-                    lost = {} if values else {'failed': 'not all of them lived'}
-                    yield result(f'growth-vms-{count}', name, run, values, **lost)
+    for run in range(1, host.runs + 1):
+        for what, counts in GROWTH.items():
+            for count in counts:
+                bench = f'growth-{what}-{count}'
+                for name in LEAN if wanted(bench) else ():
+                    values = growth_values(host, name, what, count)
+                    yield result(bench, name, run, values, **({} if values else {'failed': 'not all of them lived'}))
 
 
 SECTIONS = (start, disk, net, growth)

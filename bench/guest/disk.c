@@ -7,7 +7,6 @@
 #define SECTOR             512
 #define VIRTIO_BLK_F_RO    5
 #define VIRTIO_BLK_F_FLUSH 9
-#define VIRTIO_BLK_F_MQ    12
 #define CONFIG_CAPACITY    0
 #define CONFIG_NUM_QUEUES  34
 #define VIRTIO_BLK_T_IN    0

@@ -1,6 +1,7 @@
 /*
- * job=idle: what a system does that has nothing to do. Each processor sleeps, and is woken by the
- * timer of its local APIC so many times a second. The other processors run entry.S's ap_start.
+ * job=idle: what a system does that has nothing to do. Its disks are set up; each processor sleeps,
+ * and is woken by the timer of its local APIC so many times a second. The other processors run
+ * entry.S's ap_start.
  */
 #include "bench/guest/virtio.h"
 
@@ -36,6 +37,20 @@ static void processors_start(void)
 	lapic_command(ICR_STARTUP | AP_VECTOR);
 }
 
+/* As a driver leaves it: all queues enabled, and empty. */
+static void disk_start(unsigned nth, unsigned nqueues)
+{
+	static const struct segment request = { 0, 0, 512, DESC_F_WRITE };
+	struct device *device = memory_take(sizeof(*device), 64);
+	struct queue *queue = memory_take(nqueues * sizeof(*queue), 64);
+
+	device_need(device, VIRTIO_ID_BLK, nth);
+	device_start(device, FEATURE(VIRTIO_BLK_F_MQ), false);
+	for (unsigned i = 0; i < nqueues; i++)
+		queue_init(&queue[i], device, (uint16_t)i, 0, &request, 1);
+	device_ready(device);
+}
+
 void idle_job(void)
 {
 	uint64_t hz = job_number("hz", 10);
@@ -45,6 +60,8 @@ void idle_job(void)
 	if (!hz || hz > 10000)
 		guest_fail("hz= is from 1 to 10000");
 	idle_timer = (uint32_t)(LAPIC_TIMER_HZ / hz);
+	for (unsigned i = 0; i < job_number("disks", 0); i++)
+		disk_start(i, (unsigned)job_number("queues", 1));
 	lapic_start();
 	processors_start();
 	lapic_timer(idle_timer);

@@ -33,6 +33,7 @@
  *   job=idle   all processors sleep, woken by timers: {cpus, seconds, interrupts}, see idle.c
  *     hz=10    times a second, each
  *     time=0   for ever
+ *     disks=0  so many are set up, with queues= each
  *
  *   for all that have a device:
  *     time=5   seconds; time_ms= milliseconds

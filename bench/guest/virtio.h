@@ -17,6 +17,7 @@
 #define VIRTIO_F_INDIRECT_DESC 28
 #define VIRTIO_F_EVENT_IDX     29
 #define VIRTIO_F_VERSION_1     32
+#define VIRTIO_BLK_F_MQ        12
 
 struct device {
 	bool mmio;
