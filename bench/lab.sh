@@ -136,6 +136,7 @@ guest() {
 	done
 	kill -KILL $pid 2>/dev/null
 	wait $pid 2>/dev/null
+	tr -d '\r' <console | sed -n "s/^KRING-COUNTED/#inside $monitor $run $kind/p"
 }
 
 # boot_events 1|0: what is written down of a boot, on or off.

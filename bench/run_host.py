@@ -402,7 +402,7 @@ def start(host, wanted):
 def idle_values(host, name, count=1, job=IDLE, **more):
     """CPU and memory a VM of so many that have nothing to do; None where one ended."""
     with running([host.command(name, job, memory=128, **more)] * count) as children:
-        time.sleep(1 + count / 30)
+        time.sleep(0.5 + count / 30)
         before = sum(sum(threads(child.pid).values()) for child in children)
         begin = time.monotonic()
         time.sleep(IDLE_SECONDS)
@@ -414,7 +414,7 @@ def idle_values(host, name, count=1, job=IDLE, **more):
         return {'cpu_us_a_second': spent / took / count, 'private_kib': memory}
 
 
-IDLE_SECONDS = 1.5
+IDLE_SECONDS = 1.2
 # What grows, and how far.
 GROWTH = {'disks': (1, 2, 4, 8), 'vcpus': (1, 2, 4, 8), 'queues': (1, 2, 4), 'vms': (1, 10, 50, 200)}
 

@@ -15,7 +15,7 @@ import tempfile
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 # Seconds: until a job has its pace, the stretch for time and CPU, the stretch with everything counted by kind.
-SETTLE, FREE, COUNTED = 0.7, 2, 1
+SETTLE, FREE, COUNTED = 0.7, 1.5, 1
 
 FIO = ('chroot /root fio --name=a --thread --filename=/dev/vda --ioengine=io_uring --direct=1 --gtod_reduce=1'
        ' --time_based --runtime=1000 --size=128m --norandommap --randrepeat=0 --rw={rw} --bs={bs} --iodepth={depth}'
@@ -176,6 +176,7 @@ def measure(cache, kring, monitors, only, runs):
 
 def results(text):
     """The samples of bench/lab.sh as dictionaries."""
+    inside = {tuple(line.split()[1:5]): line.split()[5:] for line in text.splitlines() if line.startswith('#inside ')}
     for block in text.split('#job ')[1:]:
         head, _, rest = block.partition('\n')
         monitor, run, kind, name = head.split()
@@ -192,7 +193,14 @@ def results(text):
             continue
         free = difference(snapshots[0], snapshots[1])
         counted = difference(snapshots[2], snapshots[3])
-        yield dict(result, values=values(kind, free, counted))
+        yield dict(result, values=values(kind, free, counted) | interrupts(inside.get((monitor, run, kind, name), [])))
+
+
+def interrupts(counted):
+    """What the guest counted around a job: the interrupts of its device, and the rest is requests or packets."""
+    half = len(counted) // 2
+    delta = [int(after) - int(before) for before, after in zip(counted[:half], counted[half:])]
+    return {'interrupts': delta[0] / sum(delta[1:])} if half and sum(delta[1:]) else {}
 
 
 def counters(text):

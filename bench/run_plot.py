@@ -10,7 +10,8 @@ import run_table
 LAB_JOBS = r'(disk-(randread|randwrite|read|write)-|net-(tcp|udp)-)'
 # File, jobs, value, title, scale.
 BARS = [
-    ('here-disk', r'disk-(tmpfs|direct)-', 'per_second', 'disk on this machine: requests a second', 'log'),
+    *((f'here-disk-{place}', f'disk-{place}-', 'per_second', f'{what} on this machine: requests a second', 'log')
+      for place, what in (('tmpfs', 'file on tmpfs'), ('cached', 'cached file'), ('direct', 'file with O_DIRECT'))),
     ('here-net', r'net-(tx|rx|rr)-', 'cpu_us_io', 'packets on this machine: CPU µs each, vCPUs apart', 'log'),
     ('lab-calls', LAB_JOBS, 'calls', 'in the lab: system calls each', 'log'),
     ('lab-exits', LAB_JOBS, 'exits', 'in the lab: KVM exits each', 'log'),
@@ -19,6 +20,10 @@ BARS = [
 ]
 # File, jobs (the group is what grows), value, title.
 LINES = [
+    *((f'{what}-cpu', rf'growth-{what}-(\d+)', 'cpu_us_a_second', f'{what}: CPU µs a second of an idle VM')
+      for what in ('disks', 'vcpus', 'queues')),
+    *((f'{what}-memory', rf'growth-{what}-(\d+)', 'private_kib', f'{what}: private KiB of an idle VM, beyond RAM')
+      for what in ('disks', 'vcpus', 'queues')),
     ('vms-memory', r'growth-vms-(\d+)', 'private_kib', 'idle VMs at once: private KiB each, beyond RAM'),
     ('vms-cpu', r'growth-vms-(\d+)', 'cpu_us_a_second', 'idle VMs at once: CPU µs a second, each'),
     ('vcpus-start', r'growth-vcpus-(\d+)', 'exit_ms', 'vCPUs: exec to exit, ms'),
@@ -62,12 +67,14 @@ def lines_of(found, value, pattern):
     return plots, blocks
 
 
-def draw(results, directory):
-    """All of them that there are values for; their names and titles. None where there is no gnuplot."""
+def draw(results, made, directory):
+    """All of them that there are values for, with how they were made; their names and titles. None without gnuplot."""
     drawn = []
     if not shutil.which('gnuplot'):
         return drawn
     directory.mkdir(exist_ok=True)
+    for old in directory.glob('*.svg'):
+        old.unlink()
     found = run_table.gather(results)
     for name, pattern, value, title, *log in BARS + LINES:
         jobs = {bench: monitors for bench, monitors in found.items()
@@ -76,7 +83,8 @@ def draw(results, directory):
             continue
         plots, blocks = bars(jobs, value) if log else lines_of(jobs, value, pattern)
         script = ('set terminal svg size 1100,500 dynamic noenhanced background "white" font "sans,11"\n'
-                  f"set output '{directory / name}.svg'\nset title '{title}'\nset key outside\nset grid ytics\n"
+                  f"set output '{directory / name}.svg'\nset key outside\nset grid ytics\n"
+                  f'set title "{title}\\n{made}"\n'
                   + (BAR + 'set logscale y\n' if log else '') + 'plot ' + ', '.join(plots) + '\n' + ''.join(blocks))
         subprocess.run(['gnuplot'], input=script, text=True, check=True)
         drawn.append((f'{directory.name}/{name}.svg', title))
