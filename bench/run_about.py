@@ -82,7 +82,8 @@ def lines(there, nested, took):
             dates = [result['date'] for result in of_it]
             loads = [result['load'] for result in of_it if 'load' in result]
             yield (f"{where}: kring {made}, {min(dates)} to {max(dates)} UTC,"
-                   f" {len(of_it)} measurements of {len(jobs)} jobs, up to {max(result['run'] for result in of_it)} runs"
+                   f" {len(of_it)} measurements of {len(jobs)} jobs,"
+                   f" up to {max(result['run'] for result in of_it)} runs"
                    + (f', load average {min(loads):.1f} to {max(loads):.1f}' if loads else '')
                    + (f": {', '.join(jobs)}" if n else ': all but those below' if commits[1:] else ''))
     if took:

@@ -288,7 +288,8 @@ def net(host, wanted):
                     continue
                 job = f'job=net op={op} size={size} time_ms={int(host.seconds * 1000)}'
                 with the_other_end(host, tap, op, size) as why:
-                    yield result(bench, name, run, skipped=why) if why else guest_run(host, bench, name, run, job, tap=tap)
+                    yield (result(bench, name, run, skipped=why) if why
+                           else guest_run(host, bench, name, run, job, tap=tap))
             with the_other_end(host, tap, op, size) as why:
                 yield (result(bench, 'plain, no VM', run, skipped=why) if why
                        else plain_run(host, bench, run, op, tap, size))

@@ -43,7 +43,7 @@ ELSEWHERE = [(r'disk-', 'per_second', '≥ 0.95 ×', FIO), (r'disk-', 'per_secon
              (r'disk-.*-4k-(32|128)', 'exits', '≤ 0.1', NONE), (r'disk-.*-4k-(32|128)', 'interrupts', '≤ 0.1', NONE)]
 # Why, for what is there: the first that fits.
 REASONS = [
-    (r'disk-tmpfs-.*-128k', 'the copy is the work: the same for all, and the I/O thread and an io-wq worker share a core'),
+    (r'disk-tmpfs-.*-128k', 'the copy is the work, the same for all; I/O thread and io-wq worker share a core'),
     (r'disk-tmpfs-', 'a worker of io-wq for each request, on the one core that a polling guest leaves'),
     (r'disk-cached-randwrite-', 'ext4 writes take a worker, one after another for a file'),
     (r'disk-cached-', 'at depth 1 the hand-over between guest and I/O thread, each way'),
@@ -190,7 +190,7 @@ def elsewhere(results, out):
     lines = [[bench, '; '.join(what), next(why for pattern, why in REASONS if re.match(pattern, bench))]
              for bench, what in missed.items()]
     if lines:
-        print('The same bounds on what they are not for: other depths, queues and sizes. Where kring would miss them:\n',
+        print('The same bounds on other depths, queues and sizes, which they are not for: where kring would miss them.\n',
               file=out)
         rows(out, ['job', 'kring has', 'why'], lines)
 
@@ -260,8 +260,8 @@ LAB = """## In the nested lab: fio and iperf3 in Linux
 One boot of L1, one CPU for it, its iperf3, the monitor and the guest together; a memory-backed null_blk with O_DIRECT,
 and a tap. `qemu` is QEMU's microvm with virtio-pci, aio=io_uring and an iothread, vhost off; `qemu-native` with
 aio=native. CPU µs: of the monitor without the time in the guest, a request or packet (both ways). A TCG machine: times
-stand for the order of things, counts for themselves; interrupts are those that the guest counts. Boots: 256 MiB, one vCPU, serial port and virtio-rng. fio
-submits up to 32 at once, `single` one by one.
+stand for the order of things, counts for themselves; interrupts are those that the guest counts. Boots: 256 MiB, one
+vCPU, serial port and virtio-rng. fio submits up to 32 at once, `single` one by one.
 """
 
 

@@ -30,7 +30,7 @@ static void processors_start(void)
 
 	ap_idt[VECTOR_DEVICE] =
 	        (at & 0xffff) | CS_RING0 << 16 | (uint64_t)GATE_RING0 << 32 | at >> 16 << 48;
-	memcpy((void *)AP_PAGE, ap_start, (size_t)(ap_end - ap_start));
+	memcpy((void *)AP_PAGE, ap_start, (uintptr_t)ap_end - (uintptr_t)ap_start);
 	lapic_command(ICR_INIT);
 	while (rdtsc() - start < ms_to_ticks(10))
 		;
