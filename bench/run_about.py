@@ -65,7 +65,7 @@ def footer(results):
     """One line for a plot."""
     made = [', '.join(dict.fromkeys(result.get(name, 'unknown') for result in results))
             for name in ('machine', 'kernel', 'versions', 'kring')]
-    made[2] = re.sub(r' \(.*?\)', '', made[2])
+    made[2] = re.sub(r' \(.*?\)|, fio.*', '', made[2])  # QEMU's alone
     days = sorted({result['date'][:10] for result in results})
     return ', '.join(made[:3]) + f', kring {made[3]}, {days[0]}' + (f' to {days[-1]}' if days[1:] else '')
 
