@@ -33,6 +33,10 @@ BAR = """set style data histograms
 set style histogram errorbars gap 1 lw 1
 set style fill solid 0.8
 set xtics rotate by -40 scale 0
+set logscale y
+"""
+LINE = """set bmargin 4
+set yrange [0:]
 """
 
 
@@ -84,8 +88,8 @@ def draw(results, made, directory):
         plots, blocks = bars(jobs, value) if log else lines_of(jobs, value, pattern)
         script = ('set terminal svg size 1100,500 dynamic noenhanced background "white" font "sans,11"\n'
                   f"set output '{directory / name}.svg'\nset key outside\nset grid ytics\n"
-                  f'set title "{title}\\n{made}"\n'
-                  + (BAR + 'set logscale y\n' if log else '') + 'plot ' + ', '.join(plots) + '\n' + ''.join(blocks))
+                  f"set title '{title}'\nset label '{made}' at screen 0.01, 0.025 font ',9'\n"
+                  + (BAR if log else LINE) + 'plot ' + ', '.join(plots) + '\n' + ''.join(blocks))
         subprocess.run(['gnuplot'], input=script, text=True, check=True)
         drawn.append((f'{directory.name}/{name}.svg', title))
     return drawn
