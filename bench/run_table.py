@@ -190,8 +190,8 @@ def elsewhere(results, out):
     lines = [[bench, '; '.join(what), next(why for pattern, why in REASONS if re.match(pattern, bench))]
              for bench, what in missed.items()]
     if lines:
-        print('The same bounds on other depths, queues and sizes, which they are not for: where kring would miss them.\n',
-              file=out)
+        print('The same bounds on what they are not for, other depths, queues and sizes, and those of counts in the lab on'
+              '\ncounts here: where kring would miss them.\n', file=out)
         rows(out, ['job', 'kring has', 'why'], lines)
 
 
