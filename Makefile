@@ -147,7 +147,7 @@ lint: $(BUILD)/dsdt.hex ## clang-tidy, cppcheck, shellcheck
 	@shellcheck -x tests/deps tests/run tests/demo tests/layers tests/run-guests tests/lab/* \
 		tests/guest/*.sh tests/guest/run bench/*.sh
 
-bench: ## kring beside its peers: an hour; some of it: bench/run --help
+bench: ## kring beside its peers: 45 minutes; some of it: bench/run --help
 	@tests/deps build run guest-kernel bench
 	@$(MAKE) -s all
 	@BUILD=$(BUILD) bench/run all
