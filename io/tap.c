@@ -284,6 +284,7 @@ int tap_open(struct tap *tap, const struct tap_config *config, char *why)
 
 	*tap = (struct tap){ 0 };
 	strcpy(tap->name, config->name);
+	tap->mtu_given = config->mtu;
 	while (!err && tap->queues < config->queues)
 		err = queue_open(tap, config, why);
 	if (err)

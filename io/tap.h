@@ -42,6 +42,7 @@ struct tap {
 	unsigned attached;     /* the first so many queues get packets */
 	unsigned offloads;     /* TUN_F_*: what the host can do */
 	uint8_t mac[ETH_ALEN]; /* of the one behind the tap: as configured, or made up */
+	bool mtu_given;        /* by the configuration */
 	int fd[TAP_QUEUES_MAX];
 };
 

@@ -486,6 +486,16 @@ static bool tap_segments(const struct fixture *f)
 	return value.data;
 }
 
+/* One that is given is announced, even if it is what all have. */
+static void an_mtu_that_is_given_is_announced(void **state)
+{
+	struct fixture *f = *state;
+
+	plug_tap(f, "t0,mtu=1500");
+	assert_true(driver_offered(&f->d) & BIT(VIRTIO_NET_F_MTU));
+	assert_int_equal(driver_in(&f->d, f->d.config + 10, 2), 1500);
+}
+
 static void host_sends_flows(struct fixture *f, unsigned n)
 {
 	netns_send_flows(f->host, n);
@@ -660,6 +670,7 @@ int main(void)
 		TEST(a_command_without_header_or_answer_breaks_it),
 		TEST(the_driver_says_what_it_hears),
 		TEST(offloads_are_switched),
+		TEST(an_mtu_that_is_given_is_announced),
 		TEST(short_queues_get_no_large_packets),
 		TEST(pairs_of_queues_share_the_packets),
 		TEST(both_pairs_transmit),

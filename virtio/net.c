@@ -421,7 +421,7 @@ static uint64_t features(const struct tap *tap)
 	if (tap->queues > 1)
 		set |= BIT(VIRTIO_NET_F_MQ);
 	/* A driver that was told of one may not exceed it later. */
-	if (tap_mtu(tap) != ETHERNET_MTU)
+	if (tap->mtu_given || tap_mtu(tap) != ETHERNET_MTU)
 		set |= BIT(VIRTIO_NET_F_MTU);
 	return set;
 }
