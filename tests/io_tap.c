@@ -383,6 +383,7 @@ static void offloads_are_those_the_host_has(void **state)
 	(void)state;
 	need_taps();
 	open_tap(&tap, "t0");
+	assert_int_equal(tap.offloads, netns_offloads());
 	assert_int_equal(tap_set_offloads(&tap, tap.offloads), 0);
 	assert_int_equal(tap_set_offloads(&tap, 0), 0);
 	assert_int_equal(tap_set_offloads(&tap, 0x8000), -EINVAL);

@@ -5,12 +5,14 @@
 #define TESTS_NETNS_H
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <linux/if.h>
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
 #include <linux/rtnetlink.h>
 #include <sched.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -73,6 +75,65 @@ static inline int netns_socket(const char *name)
 	}
 	close(fd);
 	return -1;
+}
+
+/* What a tap can offload (TUN_F_*), as this kernel answers when it is asked for one by one. */
+static inline unsigned netns_offloads(void)
+{
+	static const unsigned candidates[] = { TUN_F_CSUM | TUN_F_TSO4, TUN_F_CSUM | TUN_F_TSO6,
+		                               TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO_ECN,
+		                               TUN_F_CSUM | TUN_F_UFO,
+		                               TUN_F_CSUM | TUN_F_USO4 | TUN_F_USO6 };
+	struct ifreq ifr = { .ifr_name = "asked", .ifr_flags = IFF_TAP | IFF_VNET_HDR };
+	int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
+	unsigned flags = 0;
+
+	assert_int_equal(ioctl(fd, TUNSETIFF, &ifr), 0);
+	for (unsigned i = 0; i < sizeof(candidates) / sizeof(candidates[0]); i++)
+		if (!ioctl(fd, TUNSETOFFLOAD, candidates[i]))
+			flags |= candidates[i];
+	close(fd);
+	return flags;
+}
+
+/*
+ * Send @len bytes of TCP to all in one packet, to be cut into segments of @segment on the way,
+ * where nobody takes it whole.
+ */
+static inline void netns_send_tcp(const char *name, unsigned len, unsigned segment)
+{
+	enum { HEADERS = 14 + 20 + 20 };
+	struct { /* virtio_net_hdr (<linux/virtio_net.h>) of a packet socket */
+		uint8_t flags, gso_type;
+		uint16_t hdr_len, gso_size, csum_start, csum_offset;
+		uint8_t frame[HEADERS + 8000];
+	} packet = { .flags = 1,
+		     .gso_type = 1,
+		     .hdr_len = HEADERS,
+		     .gso_size = (uint16_t)segment,
+		     .csum_start = 34,
+		     .csum_offset = 16 };
+	uint8_t *ip = packet.frame + 14, *tcp = ip + 20;
+	const int one = 1;
+	int fd = netns_socket(name);
+	size_t all = offsetof(__typeof__(packet), frame) + HEADERS + len;
+
+	assert_true(fd >= 0 && len <= 8000);
+	memset(packet.frame, 0xff, ETH_ALEN);
+	packet.frame[6] = 2;
+	packet.frame[12] = 8;
+	ip[0] = 0x45;
+	ip[2] = (uint8_t)((20 + 20 + len) >> 8);
+	ip[3] = (uint8_t)(20 + 20 + len);
+	ip[8] = 64;
+	ip[9] = 6;
+	ip[12] = ip[16] = 10;
+	tcp[0] = tcp[2] = 1;
+	tcp[12] = 5 << 4;
+	tcp[13] = 0x10;
+	assert_int_equal(setsockopt(fd, SOL_PACKET, PACKET_VNET_HDR, &one, sizeof(one)), 0);
+	assert_int_equal(send(fd, &packet, all, 0), all);
+	close(fd);
 }
 
 /* Send packets of @n UDP flows, one of each, to all. */

@@ -376,6 +376,49 @@ static void packets_in_close_succession_are_moderated(void **state)
 	assert_in_range(f->net.rx[0].patience.backoff, 7, 63);
 }
 
+static void (*read_done)(struct io_op *op, int res);
+static int read_error;
+
+static void read_fails(struct io_op *op, int res)
+{
+	read_done(op, res > 0 ? read_error : res);
+}
+
+/* What the kernel had no memory for, or could not put where it belongs, is one packet. */
+static void a_packet_that_cannot_be_read_is_lost(void **state)
+{
+	struct fixture *f = *state;
+	static const int errors[] = { ENOBUFS, ENOMEM, EFAULT, EINVAL };
+	struct net_rx *rx;
+
+	plug_sockets(f);
+	bring_up(f, TRANSPORT | BIT(VIRTIO_NET_F_STATUS), 256);
+	post(f, RX, 16, 2000);
+	world_settle(&f->world);
+	rx = &f->net.rx[0];
+	read_done = rx->read[0].op.done;
+	for (unsigned i = 0; i < sizeof(errors) / sizeof(errors[0]); i++) {
+		read_error = -errors[i];
+		for (unsigned k = 0; k < NET_READS; k++)
+			rx->read[k].op.done = read_fails;
+		host_sends(f, i, 60);
+		world_settle(&f->world);
+		assert_int_equal(rx->count.lost, i + 1);
+		assert_int_equal(rx->count.packets, i);
+		assert_int_equal(used(f, RX), 0);
+		assert_int_equal(driver_in(&f->d, f->d.config + 6, 2), VIRTIO_NET_S_LINK_UP);
+
+		for (unsigned k = 0; k < NET_READS; k++)
+			rx->read[k].op.done = read_done;
+		host_sends(f, i, 60);
+		world_settle(&f->world);
+		assert_int_equal(rx->count.packets, i + 1);
+		used_is(f, RX, i, HDR + 60);
+	}
+	assert_int_equal(rx->count.lost, 4);
+	assert_false(is_broken(f));
+}
+
 static void a_bad_buffer_breaks_it(void **state)
 {
 	struct fixture *f = *state;
@@ -467,6 +510,7 @@ int main(void)
 		TEST(packets_are_waited_for),
 		TEST(single_packets_take_one_call),
 		TEST(packets_in_close_succession_are_moderated),
+		TEST(a_packet_that_cannot_be_read_is_lost),
 		TEST(a_bad_buffer_breaks_it),
 		TEST(a_reset_takes_pending_reads_back),
 		TEST(a_reset_ends_a_pause),
