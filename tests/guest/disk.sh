@@ -125,17 +125,19 @@ test_disk_fio_registered() {
 	disk --registered-memory on -d a.img
 }
 
-# Four jobs on four CPUs, and so on four queues.
+# Four jobs on four CPUs, and so on four queues, each of which gets its share.
 test_disk_fio_queues() {
 	image a.img 64M
 	cat >job <<-'END'
 		[ "$(ls /sys/block/vda/mq | wc -l)" = 4 ]
 		fio --filename=/dev/vda --ioengine=io_uring --direct=1 --rw=randwrite --bs=4k --iodepth=16 --verify=crc32c \
-			--verify_fatal=1 --verify_state_save=0 --numjobs=4 --size=4m --offset_increment=16m --name=a >log ||
+			--verify_fatal=1 --verify_state_save=0 --numjobs=4 --size=4m --offset_increment=16m --cpus_allowed=0-3 --cpus_allowed_policy=split --name=a >log ||
 			{ cat log; exit 1; }
-		grep -c virtio.-req /proc/interrupts
+		grep virtio0-req /proc/interrupts
 	END
-	disk -c 4 -d a.img,queues=4
+	disk -c 4 -d a.img,queues=4 --stats stats.json
+	expect_queues blk0 requests 4 1024
+	[ "$(tr -d '\r' <out | grep -c 'PCI-MSI.*virtio0-req')" = 4 ] || fail 'not four queues with MSI-X vectors'
 }
 
 # direct_image MEGABYTES: leaves in $direct an image on which O_DIRECT works: a device with blocks of 4 KiB, or a file.

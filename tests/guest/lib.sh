@@ -62,10 +62,11 @@ guest() {
 	kring boot -i "$initrd" --timeout $((deadline - 5)) "$@"
 }
 
-# job_initrd [ARCHIVE]: puts the file named job, and the archive, into the guest's initramfs.
+# job_initrd [ARCHIVE]: puts the file named job, those named in $files, and the archive into the guest's initramfs.
 job_initrd() {
 	cat "$initrd" "$@" >job.cpio
-	echo job | cpio -o -H newc >>job.cpio 2>/dev/null
+	# shellcheck disable=SC2086 # a list
+	printf '%s\n' job ${files-} | cpio -o -H newc >>job.cpio 2>/dev/null
 	initrd=job.cpio
 }
 
@@ -132,6 +133,27 @@ value() {
 
 expect_value() {
 	value "$1" | grep -qxE "$2" || fail "the guest has $1=$(value "$1"), not $2"
+}
+
+# queue_counts DEVICE KEY: what each of its queues has to say of that in stats.json, a line each.
+queue_counts() {
+	awk -v device="\"$1\"" -v key="\"$2\": " '
+		/"name":/ { on = index($0, device) }
+		on && (at = index($0, key)) { print substr($0, at + length(key)) + 0 }' stats.json
+}
+
+# expect_queues DEVICE KEY N MINIMUM: each of its first N queues has that much of it.
+expect_queues() {
+	counts=$(queue_counts "$1" "$2" | head -n "$3" | tr '\n' ' ')
+	echo "$name: $2 of the queues of $1: $counts" | tee -a "$LAB_OUT/queues"
+	# shellcheck disable=SC2086 # numbers
+	set -- "$3" "$4" $counts
+	[ $# = $(($1 + 2)) ] || fail "not $1 queues in stats.json"
+	least=$2
+	shift 2
+	for count; do
+		[ "$count" -ge "$least" ] || fail "a queue has had $count, not $least: $counts"
+	done
 }
 
 # ram_kb: the memory that the guest's map shows, in KiB.

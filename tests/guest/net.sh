@@ -131,6 +131,39 @@ test_net_iperf() {
 	done
 }
 
+# Datagrams of all lengths, large ones in fragments, both ways at once: those that arrive are as they were sent, and no
+# more than half of them are lost.
+test_net_datagrams() {
+	need_taps
+	n=2000
+	cp "$DATAGRAMS" datagrams
+	files=datagrams
+	card_start "$up
+		ip addr add 2001:db8::2/64 dev eth0
+		until ping -c 1 -W 1 2001:db8::1 >/dev/null; do sleep 0.2; done
+		/datagrams receive 5004 $n &
+		/datagrams receive 5006 $n &
+		echo KRING-READY
+		/datagrams send ::ffff:192.0.2.1 5004 $n &
+		/datagrams send 2001:db8::1 5006 $n &
+		wait" -t kr0
+	cards kr0
+	ip addr add 2001:db8::1/64 dev kr0
+	for port in 5004 5006; do
+		keep sh -c "./datagrams receive $port $n >received.$port 2>&1"
+	done
+	wait_for KRING-READY
+	keep ./datagrams send ::ffff:192.0.2.2 5004 $n
+	keep ./datagrams send 2001:db8::2 5006 $n
+	guest_end
+	expect_status 0
+	sleep 6 # as long as a receiver waits for more
+	grep -h '^datagrams:' received.* out | tr -d '\r' | tee "$LAB_OUT/datagrams"
+	[ "$(grep -c "of $n, .* bytes, 0 wrong, 0 again, " "$LAB_OUT/datagrams")" = 4 ] || fail 'what came is not what was sent'
+	awk '$2 * 2 < $4 + 0 { print }' "$LAB_OUT/datagrams" >lost
+	[ ! -s lost ] || fail "lost: $(cat lost)"
+}
+
 # Two cards, each with the address and the MTU that were ordered, until the guest gives itself others.
 test_net_two_cards() {
 	card_start "$up
@@ -189,12 +222,13 @@ test_net_offloads() {
 	END
 	job_initrd "$KRING_CACHE/disktools.cpio"
 	deadline=180
-	guest_start -k "$kernel" -m 256M -c 2 -t kr0,queues=2,mtu=9000 --append kring.job=disk -d "$tools"
+	guest_start -k "$kernel" -m 256M -c 2 -t kr0,queues=2,mtu=9000 --append kring.job=disk -d "$tools" --stats stats.json
 	cards kr0
 	serve "$minimal" 1000000
 	flood
 	guest_end
 	expect_passed
+	expect_queues net0 packets 4 100
 	expect_line out '^2: eth0: .* mtu 9000 '
 	expect_line out '^2 packets transmitted, 2 packets received'
 	[ "$(tr -d '\r' <out | grep -c '^Combined:.*2$')" = 2 ] || fail 'not two pairs of queues'
@@ -204,6 +238,48 @@ test_net_offloads() {
 	expect_no_line out '^KRING-ERROR'
 	expect_digests $((4 * n))
 }
+
+# ring_sizes KERNEL: the card's rings become smaller and smaller, and large again, while packets and files go both ways;
+# then a file goes each way with that size. A queue is reset for it (virtio 1.2 §2.6.1).
+ring_sizes() {
+	need_taps
+	kernel=$KRING_CACHE/$1
+	need_kernel "$kernel"
+	need_tools
+	sizes='512 256 128 64 32 1024'
+	cat >job <<-END
+		$up
+		ethtool -g eth0
+		ping -A -s 1400 192.0.2.1 >/dev/null 2>&1 &
+		for size in $sizes; do
+			($fetch; $send) >log &
+			while [ ! -s /tmp/got ]; do :; done
+			ethtool -G eth0 rx \$size
+			ethtool -G eth0 tx \$size
+			wait \$!
+			cat log
+			rm /tmp/got
+			$fetch
+			$send
+			echo "KRING-SIZE" \$(ethtool -g eth0 | sed -n '/^Current/,\$ s/^\([RT]X\):[^0-9]*/\1 /p')
+		done
+		kill %1
+	END
+	job_initrd "$KRING_CACHE/disktools.cpio"
+	guest_start -k "$kernel" -m 256M -t kr0 --append kring.job=disk -d "$tools"
+	cards kr0
+	serve "$minimal" 1000000
+	flood
+	guest_end
+	expect_passed
+	for size in $sizes; do
+		expect_line out "^KRING-SIZE RX $size TX $size$"
+	done
+	expect_digests 24
+}
+
+test_net_ring_sizes_6_1() { ring_sizes vmlinuz-6.1; }
+test_net_ring_sizes_6_12() { ring_sizes vmlinuz-6.12; }
 
 # Without MSI-X the card's interrupts are the line's.
 test_net_without_msi() {
