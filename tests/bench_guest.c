@@ -7,6 +7,7 @@
  */
 #include <fcntl.h>
 #include <limits.h>
+#include <pty.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -572,6 +573,57 @@ static void commands(void **state)
 	close(image.fd);
 }
 
+/* What the command @line, with a terminal for its standard error, writes there. */
+static char *on_terminal(const char *line, int *status)
+{
+	char *text = calloc(1, 65536);
+	size_t n = 0;
+	int terminal;
+	pid_t pid = forkpty(&terminal, NULL, NULL, NULL);
+
+	assert_true(pid >= 0);
+	if (!pid) {
+		execl("/bin/sh", "sh", "-c", line, (char *)NULL);
+		_exit(127);
+	}
+	assert_non_null(text);
+	for (;;) {
+		ssize_t got = read(terminal, text + n, 65535 - n);
+
+		if (got <= 0) /* EIO: all of the other end is closed */
+			break;
+		n += (size_t)got;
+	}
+	waitpid(pid, status, 0);
+	close(terminal);
+	return text;
+}
+
+/* Each second a terminal is told how far it is, in one line that goes in the end. */
+static void progress_is_shown_on_a_terminal(void **state)
+{
+	char command[PATH_MAX + 64], *text;
+	int status;
+
+	(void)state;
+	WHERE_KVM_IS;
+	snprintf(command, sizeof(command), "exec '%s' bench exits --time 1.5 --json >/dev/null",
+	         self);
+	text = on_terminal(command, &status);
+	assert_int_equal(status, 0);
+	assert_non_null(strstr(text, "\r\033[Kexits: "));
+	assert_non_null(strstr(text, " of 2 s"));
+	assert_true(strlen(text) >= 4);
+	assert_string_equal(text + strlen(text) - 4, "\r\033[K");
+	free(text);
+
+	snprintf(command, sizeof(command), "bench exits --time 1.5 --json 2>&1 >/dev/null");
+	text = kring(&status, "%s", command);
+	assert_int_equal(status, STATUS_OK);
+	assert_string_equal(text, ""); /* what is no terminal is not told */
+	free(text);
+}
+
 /* The frames, with a guest and without. */
 static void net_commands(void **state)
 {
@@ -677,12 +729,19 @@ static int act_as_kring(int argc, char **argv)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(boots),           cmocka_unit_test(disk_ops),
-		cmocka_unit_test(several_disks),   cmocka_unit_test(wrong_data),
-		cmocka_unit_test(work_is_counted), cmocka_unit_test(calls_are_few),
-		cmocka_unit_test(mistakes),        cmocka_unit_test(net_ops),
-		cmocka_unit_test(exits),           cmocka_unit_test(commands),
-		cmocka_unit_test(net_commands),    cmocka_unit_test(under_qemu),
+		cmocka_unit_test(boots),
+		cmocka_unit_test(disk_ops),
+		cmocka_unit_test(several_disks),
+		cmocka_unit_test(wrong_data),
+		cmocka_unit_test(work_is_counted),
+		cmocka_unit_test(calls_are_few),
+		cmocka_unit_test(mistakes),
+		cmocka_unit_test(net_ops),
+		cmocka_unit_test(exits),
+		cmocka_unit_test(commands),
+		cmocka_unit_test(net_commands),
+		cmocka_unit_test(progress_is_shown_on_a_terminal),
+		cmocka_unit_test(under_qemu),
 	};
 
 	if (argc > 1)
