@@ -18,9 +18,9 @@ static void short_sleeps_begin_polling(void **state)
 
 	(void)state;
 	pace_init(&pace, LIMIT, false);
-	pace_slept(&pace, 10 * LIMIT);
+	pace_slept(&pace, 2 * LIMIT);
 	assert_false(pace.polling);
-	pace_slept(&pace, LIMIT);
+	pace_slept(&pace, 2 * LIMIT - 1);
 	assert_true(pace.polling);
 	pace_polled(&pace, true);
 	assert_true(pace.polling);
@@ -88,7 +88,7 @@ static void giving_way_is_kept_while_batches_grow(void **state)
 	}
 	sleeps_until(&pace, false, 2, 2);
 	assert_int_equal(sleeps_until(&pace, true, 2, 2), 2048);
-	sleeps_until(&pace, false, 2, 2);
+	assert_int_equal(sleeps_until(&pace, false, 2, 3), 32); /* no more than one and a half */
 }
 
 /* Who starts kring under another policy has his reasons. */

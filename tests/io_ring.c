@@ -359,9 +359,14 @@ static bool look(struct ring_poller *poller)
 	return true;
 }
 
+#define SECOND 1000000000 /* a limit of polling with which all sleeps are short */
+
 static void look_no_more(struct ring_poller *poller)
 {
-	container_of(poller, struct poll_test, poller)->ends++;
+	struct poll_test *test = container_of(poller, struct poll_test, poller);
+
+	test->ends++;
+	test->ring->pace.poll_nsec = SECOND;
 }
 
 static void polling_starts_and_ends(void **state)
@@ -376,7 +381,7 @@ static void polling_starts_and_ends(void **state)
 	};
 	struct result timer = { .op.done = record };
 
-	ring_set_pace(ring, 1000000000, false);
+	ring_set_pace(ring, SECOND, false);
 	if (!ring->pace.poll_nsec)
 		skip(); /* this kernel cannot */
 	assert_int_equal(write(test.fd, "x", 1), 1);
@@ -400,13 +405,13 @@ static void polling_starts_and_ends(void **state)
 	ring_step(ring);
 	assert_true(timer.n == 1 && ring_polls(ring));
 
-	/* but in a pause it does not; */
+	/* but in a pause it does not, whose end has to wake it; */
 	timer.n = 0;
-	test.looks = 0;
+	test.looks = test.ends = 0;
 	test.find_at = 1;
 	ring_pause(ring, &timer.timer, 1000000);
 	ring_step(ring);
-	assert_true(timer.n == 1 && !test.looks && ring_polls(ring));
+	assert_true(timer.n == 1 && !test.looks && test.ends == 1 && ring_polls(ring));
 	test.find_at = 0;
 
 	/* while disk I/O is in flight only if that leaves the core alone; */
@@ -429,7 +434,7 @@ static void polling_starts_and_ends(void **state)
 		close(fds[1]);
 	}
 
-	/* nothing ends it. */
+	/* nothing ends it, and the sleep that follows is no reason to begin again. */
 	ring_set_pace(ring, 1000000, false);
 	ring->pace.polling = true;
 	timer.n = 0;
@@ -437,7 +442,9 @@ static void polling_starts_and_ends(void **state)
 	test.ends = 0;
 	ring_step(ring);
 	assert_false(ring_polls(ring));
+	assert_int_equal(ring->pace.vain.skip, 1);
 	assert_int_equal(test.ends, 1);
+	assert_int_equal(ring->pauses, 0); /* the timer was used for one before */
 	ring_set_pace(ring, 0, false);
 	ring_remove_poller(ring, &test.poller);
 	close(test.fd);
@@ -597,10 +604,9 @@ static void woken_often(struct io_watch *watch)
 	waking->stop = atomic_load(&waking->written) == WAKES;
 }
 
-static void a_watch_can_end_before_the_ring(void **state)
+static void watch_and_unwatch(struct ring *ring)
 {
 	struct counting_watch counting = { .n = 0 };
-	struct ring *ring = *state;
 	int fd = eventfd(0, EFD_CLOEXEC);
 
 	ring_watch(ring, &counting.watch, fd, count);
@@ -616,6 +622,49 @@ static void a_watch_can_end_before_the_ring(void **state)
 	ring_unwatch(&counting.watch);
 	assert_int_equal(counting.n, 3);
 	close(fd);
+}
+
+/* An event that came before the last, but did not fit then, comes after it: the watch is over. */
+static void the_last_is_the_last(void **state)
+{
+	static struct counting_watch counting; /* until the ring ends */
+	struct result timer = { .op.done = record };
+	struct ring *ring = *state;
+	struct io_uring_sqe *sqe;
+	int fd = eventfd(0, EFD_CLOEXEC);
+	int last = eventfd(1, EFD_CLOEXEC);
+	uint64_t sqes;
+
+	if (!ring->multishot)
+		skip();
+	ring_watch(ring, &counting.watch, fd, count);
+	ring_timeout(ring, &timer.timer, 1000000);
+	ring_step(ring);
+	assert_int_equal(counting.n, 0);
+
+	sqe = io_uring_get_sqe(&ring->uring);
+	io_uring_prep_poll_add(sqe, last, POLLIN);
+	io_uring_sqe_set_data(sqe, &counting.watch.op);
+	eventfd_write(fd, 1);
+	sqes = ring->sqes;
+	ring_step(ring);
+	assert_int_equal(counting.n, 1);
+	assert_int_equal(ring->sqes, sqes + 1); /* it begins again */
+	close(last);
+	close(fd);
+}
+
+static void a_watch_can_end_before_the_ring(void **state)
+{
+	watch_and_unwatch(*state);
+}
+
+static void a_watch_that_reads_can_end_before_the_ring(void **state)
+{
+	struct ring *ring = *state;
+
+	ring->multishot = false;
+	watch_and_unwatch(ring);
 }
 
 /* No write is missed, whether the eventfd is polled or read. */
@@ -740,6 +789,37 @@ static void fini_ends_all_on_older_kernels(void **state)
 	fini_ends_all_that_waits(&ring);
 }
 
+static struct result going_on;
+
+static void goes_on(struct io_op *op, int res)
+{
+	record(op, res);
+	going_on.op.more = true;
+}
+
+/* What the kernel goes on with although it is cancelled is done when that has ended, and once. */
+static void fini_waits_for_the_last(void **state)
+{
+	struct result first = { .op.done = goes_on };
+	struct io_uring_sqe *sqe;
+	struct ring ring;
+	int fd = eventfd(0, EFD_CLOEXEC);
+
+	(void)state;
+	assert_int_equal(ring_init(&ring, 8), 0);
+	going_on = (struct result){ .op.done = record };
+	ring_poll(&ring, &first.op, fd, POLLIN);
+	ring_poll(&ring, &going_on.op, fd, POLLIN);
+	sqe = io_uring_get_sqe(&ring.uring); /* what is left of it */
+	io_uring_prep_poll_add(sqe, fd, POLLIN);
+	io_uring_sqe_set_data(sqe, &going_on.op);
+	ring_fini(&ring);
+	assert_int_equal(first.n, 1);
+	assert_int_equal(going_on.n, 1);
+	assert_int_equal(going_on.res, -ECANCELED);
+	close(fd);
+}
+
 /* In a child that may not call @nr, ring_init fails with -@err and the words are about @about. */
 static void fails_with(int nr, int err, const char *about)
 {
@@ -794,9 +874,13 @@ int main(void)
 		cmocka_unit_test_setup_teardown(other_opcodes_are_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(another_thread_wakes, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_watch_can_end_before_the_ring, setup, teardown),
+		cmocka_unit_test_setup_teardown(the_last_is_the_last, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_watch_that_reads_can_end_before_the_ring, setup,
+		                                teardown),
 		cmocka_unit_test_setup_teardown(one_operation_is_cancelled, setup, teardown),
 		cmocka_unit_test(fini_ends_all),
 		cmocka_unit_test(fini_ends_all_on_older_kernels),
+		cmocka_unit_test(fini_waits_for_the_last),
 		cmocka_unit_test(forbidden_is_explained),
 	};
 
