@@ -134,6 +134,21 @@ static void image_expect(const struct image *image, uint64_t seed)
 	}
 }
 
+/* Each processor is woken by its own timer, and sleeps in between. */
+static void idles(void **state)
+{
+	struct bench_run run;
+	double interrupts;
+
+	(void)state;
+	WHERE_KVM_IS;
+	run = job("job=idle hz=50 time_ms=400", "--cpus", "2");
+	interrupts = json_number(run.guest, "interrupts");
+	assert_true(json_number(run.guest, "cpus") == 2);
+	assert_true(interrupts >= 10 && interrupts <= 60); /* a busy host merges some */
+	bench_run_fini(&run);
+}
+
 /* Written, read back by the guest, found in the image, and read again by every way. */
 static void disk_ops(void **state)
 {
@@ -730,6 +745,7 @@ int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(boots),
+		cmocka_unit_test(idles),
 		cmocka_unit_test(disk_ops),
 		cmocka_unit_test(several_disks),
 		cmocka_unit_test(wrong_data),
