@@ -155,6 +155,28 @@ static void waiting_is_not_spinning(void **state)
 	assert_true(f->world.ring.enters - enters <= 3);
 }
 
+/* The driver sees that it need not kick. */
+static void kicks_are_off_while_it_waits(void **state)
+{
+	struct fixture *f = *state;
+	const struct virtq_used *used;
+
+	driver_reset(&f->d);
+	f->d.free = QUEUES;
+	assert_true(driver_negotiate(&f->d, FEATURES & ~(1ull << VIRTIO_F_EVENT_IDX)));
+	driver_queue(&f->d, 0, 0, NO_VECTOR);
+	status_add(&f->d, S_DRIVER_OK);
+	used = driver_host(&f->d, f->d.queue[0].used, 6);
+	ask(f, 16);
+	assert_int_equal(used->flags, 0);
+	ask(f, RNG_PORTION);
+	assert_int_equal(f->rng.left, 0);
+	assert_int_equal(used->flags, VIRTQ_USED_F_NO_NOTIFY);
+	while (f->rng.refilling)
+		ring_step(&f->world.ring);
+	assert_int_equal(used->flags, 0);
+}
+
 /* Requests for nothing come to an end, too. */
 static void empty_requests_cost_something(void **state)
 {
@@ -192,10 +214,11 @@ static void reset_while_it_waits(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(is_an_entropy_source),          TEST(bytes_are_random),
-		TEST(writes_only_where_it_may),      TEST(fills_all_segments),
-		TEST(a_portion_at_a_time),           TEST(waiting_is_not_spinning),
-		TEST(empty_requests_cost_something), TEST(reset_while_it_waits),
+		TEST(is_an_entropy_source),         TEST(bytes_are_random),
+		TEST(writes_only_where_it_may),     TEST(fills_all_segments),
+		TEST(a_portion_at_a_time),          TEST(waiting_is_not_spinning),
+		TEST(kicks_are_off_while_it_waits), TEST(empty_requests_cost_something),
+		TEST(reset_while_it_waits),
 	};
 
 	return cmocka_run_group_tests_name("virtio_rng", tests, NULL, NULL);
