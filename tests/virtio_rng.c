@@ -167,7 +167,7 @@ static void kicks_are_off_while_it_waits(void **state)
 	driver_queue(&f->d, 0, 0, NO_VECTOR);
 	status_add(&f->d, S_DRIVER_OK);
 	used = driver_host(&f->d, f->d.queue[0].used, 6);
-	ask(f, 16);
+	world_settle(&f->world);
 	assert_int_equal(used->flags, 0);
 	ask(f, RNG_PORTION);
 	assert_int_equal(f->rng.left, 0);
