@@ -232,7 +232,7 @@ test_net_offloads() {
 	expect_line out '^2: eth0: .* mtu 9000 '
 	expect_line out '^2 packets transmitted, 2 packets received'
 	[ "$(tr -d '\r' <out | grep -c '^Combined:.*2$')" = 2 ] || fail 'not two pairs of queues'
-	[ "$(grep -c 'PCI-MSI.*virtio.-\(in\|out\)put' out)" = 4 ] || fail 'not four queues with MSI-X vectors'
+	[ "$(grep -c 'PCI-MSI.*virtio.-\(in\|out\)put\.' out)" = 4 ] || fail 'not four queues with MSI-X vectors'
 	n=$(tr -d '\r' <out | sed -n 's/^KRING-SWITCHES \([0-9]*\) .*/\1/p')
 	[ "$n" -ge 7 ] || fail "$n switches"
 	expect_no_line out '^KRING-ERROR'
