@@ -625,7 +625,8 @@ static void short_queues_get_no_large_packets(void **state)
 	struct fixture *f = *state;
 
 	plug_tap(f, "t0");
-	bring_up(f, COMMANDS | LARGE, 256);
+	bring_up(f, COMMANDS | LARGE | BIT(VIRTIO_NET_F_GUEST_TSO6) | BIT(VIRTIO_NET_F_GUEST_ECN),
+	         256);
 	assert_true(tap_segments(f));
 	for (uint16_t size = 64; size >= 32; size /= 2) {
 		reset_queue(f, RX);
@@ -636,11 +637,58 @@ static void short_queues_get_no_large_packets(void **state)
 		host_sends_flows(f, 1);
 		assert_int_equal(used(f, RX), 1);
 	}
-	assert_int_equal(command(f, VIRTIO_NET_CTRL_GUEST_OFFLOADS, 0, "\x82\0\0\0\0\0\0\0", 8),
+	assert_int_equal(command(f, VIRTIO_NET_CTRL_GUEST_OFFLOADS, 0, "\x82\2\0\0\0\0\0\0", 8),
 	                 OK);
 	assert_false(tap_segments(f));
 	reset_queue(f, RX);
 	driver_queue(&f->d, RX, 128, RX);
+	world_settle(&f->world);
+	assert_true(tap_segments(f));
+
+	/* What the driver has switched off stays off. */
+	reset_queue(f, RX);
+	driver_queue(&f->d, RX, 64, RX);
+	assert_int_equal(command(f, VIRTIO_NET_CTRL_GUEST_OFFLOADS, 0, "\2\0\0\0\0\0\0\0", 8), OK);
+	reset_queue(f, RX);
+	driver_queue(&f->d, RX, 128, RX);
+	world_settle(&f->world);
+	assert_false(tap_segments(f));
+}
+
+/* One is enough. */
+static void a_short_queue_of_the_second_pair_counts(void **state)
+{
+	struct fixture *f = *state;
+
+	plug_tap(f, "t0,queues=2");
+	bring_up(f, COMMANDS | LARGE | BIT(VIRTIO_NET_F_MQ), 256);
+	assert_true(tap_segments(f));
+	reset_queue(f, 2);
+	driver_queue(&f->d, 2, 64, 2);
+	world_settle(&f->world);
+	assert_false(tap_segments(f));
+}
+
+/* Without mergeable buffers each has room for a large packet (§5.1.6.3.1). */
+static void a_short_queue_of_large_buffers_gets_large_packets(void **state)
+{
+	struct fixture *f = *state;
+
+	plug_tap(f, "t0");
+	bring_up(f, COMMANDS | (LARGE & ~BIT(VIRTIO_NET_F_MRG_RXBUF)), 64);
+	assert_true(tap_segments(f));
+}
+
+/* Where there is but one pair, the queue behind it is the control queue. */
+static void a_short_control_queue_does_not_matter(void **state)
+{
+	struct fixture *f = *state;
+
+	plug_tap(f, "t0,queues=2");
+	assert_true(driver_negotiate(&f->d, COMMANDS | LARGE));
+	for (unsigned i = 0; i < 3; i++)
+		driver_queue(&f->d, i, i == CTRL ? 64 : 256, NO_VECTOR);
+	status_add(&f->d, S_DRIVER_OK);
 	world_settle(&f->world);
 	assert_true(tap_segments(f));
 }
@@ -793,6 +841,9 @@ int main(void)
 		TEST(packets_of_a_large_mtu_come_in_whole),
 		TEST(an_mtu_that_is_given_is_announced),
 		TEST(short_queues_get_no_large_packets),
+		TEST(a_short_queue_of_the_second_pair_counts),
+		TEST(a_short_queue_of_large_buffers_gets_large_packets),
+		TEST(a_short_control_queue_does_not_matter),
 		TEST(pairs_of_queues_share_the_packets),
 		TEST(both_pairs_transmit),
 		TEST(a_tap_goes_away_under_load),

@@ -178,6 +178,14 @@ static void a_short_queue_gets_what_fits(void **state)
 	world_settle(&f->world);
 	used_is(f, RX, 0, HDR + 60);
 	assert_int_equal(hdr_at(f, gpa)->num_buffers, 1);
+
+	/* What is cut short is lost, and no packet. */
+	post(f, RX, 1, 2000);
+	host_sends(f, 2, 9000);
+	host_sends(f, 3, 70);
+	world_settle(&f->world);
+	used_is(f, RX, 1, HDR + 70);
+	assert_true(f->net.rx[0].count.lost == 1 && f->net.rx[0].count.packets == 2);
 }
 
 /* Buffers that no packet has used serve all reads: the driver may wait long before it adds some. */

@@ -21,6 +21,7 @@
 
 /* The largest packets: an Ethernet header with two VLAN tags, and what the host makes of it. */
 #define FRAME_HEADER 22
+#define NOT_CUT      1 /* byte: a read that is full to the last may have been too short */
 #define GSO_MAX      65536
 
 #define BIT(n) (1ull << (n))
@@ -52,6 +53,12 @@ static struct net *net_of(struct vdev *vdev)
 	return container_of(vdev, struct net, vdev);
 }
 
+/* How many the driver knows of. */
+static unsigned pairs_known(const struct net *net)
+{
+	return has(net, VIRTIO_NET_F_MQ) ? net->tap->queues : 1;
+}
+
 /* What the driver takes, of the guest's @features, in the tap's words. */
 static unsigned tun_offloads(uint64_t features)
 {
@@ -62,6 +69,8 @@ static unsigned tun_offloads(uint64_t features)
 			flags |= offloads[i].tun;
 	if (!(flags & TUN_F_USO4) || !(flags & TUN_F_USO6))
 		flags &= ~(TUN_F_USO4 | TUN_F_USO6);
+	if (!(flags & (TUN_F_TSO4 | TUN_F_TSO6))) /* Linux refuses it alone */
+		flags &= ~TUN_F_TSO_ECN;
 	return flags;
 }
 
@@ -69,7 +78,7 @@ static unsigned tun_offloads(uint64_t features)
  */
 static bool has_long_queues(const struct net *net)
 {
-	for (unsigned i = 0; i < net->tap->queues; i++) {
+	for (unsigned i = 0; i < pairs_known(net); i++) {
 		unsigned size = net->rx[i].queue->virtq.size;
 
 		if (size && size < NET_QUEUE_LARGE)
@@ -88,7 +97,7 @@ static int offloads_follow(struct net *net)
 
 	net->long_queues = has_long_queues(net);
 	takes_large = net->vdev.features & large && (net->long_queues || !net->mergeable);
-	net->packet_max = sizeof(struct virtio_net_hdr) + FRAME_HEADER;
+	net->packet_max = sizeof(struct virtio_net_hdr) + FRAME_HEADER + NOT_CUT;
 	net->packet_max += takes_large ? GSO_MAX : tap_mtu(net->tap);
 	return tap_set_offloads(net->tap,
 	                        tun_offloads(takes_large ? net->wanted : net->wanted & ~large));
@@ -357,8 +366,7 @@ static void ctrl_run(struct net *net, struct vdev_queue *queue)
  */
 static bool is_ctrl(const struct net *net, unsigned index)
 {
-	return has(net, VIRTIO_NET_F_CTRL_VQ) &&
-	       index == 2 * (has(net, VIRTIO_NET_F_MQ) ? net->tap->queues : 1);
+	return has(net, VIRTIO_NET_F_CTRL_VQ) && index == 2 * pairs_known(net);
 }
 
 /* Kicked, or new and maybe of another size. */

@@ -201,7 +201,7 @@ struct net {
 	bool mergeable;
 	uint64_t wanted;  /* features: what the host may do for the driver */
 	bool long_queues; /* all receive queues that are on have NET_QUEUE_LARGE or more entries */
-	uint32_t packet_max; /* bytes, header included */
+	uint32_t packet_max; /* bytes, header included, and one: what fills them was cut short */
 
 	/* What the driver wants to receive besides what is sent to its own address and to all. */
 	bool promisc;
