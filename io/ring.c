@@ -478,8 +478,13 @@ static void wait_for_more(struct ring *ring)
 	bool idle = !ring->works; /* nobody else has use for this core */
 	bool polls = ring_polls(ring) && !ring->pauses;
 
-	if (polls && idle)
-		pace_polled(&ring->pace, poll_for_more(ring));
+	if (polls && idle) {
+		bool found = poll_for_more(ring);
+
+		pace_polled(&ring->pace, found);
+		if (found) /* is not to wait for a share of the others */
+			ring->trickles = false;
+	}
 	for (struct ring_poller *p = ring->pollers; p; p = p->next)
 		p->end(p);
 	if (io_uring_cq_ready(&ring->uring)) /* found: no system call is needed */
