@@ -32,7 +32,7 @@
 
 struct io_op {
 	void (*done)(struct io_op *op, int res); /* @res: as the system call, or -errno */
-	bool by_device; /* disk I/O: a device does it, no thread of the kernel's needs a core */
+	bool by_device; /* disk I/O with O_DIRECT: mostly no thread of the kernel's needs a core */
 
 	/* The ring's own while started. */
 	struct io_op *next;
