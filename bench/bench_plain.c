@@ -179,10 +179,13 @@ static void latency_print(struct plain *plain, char *text, size_t len)
 static int plain_run(struct plain *plain, enum bench_plain_op op, uint64_t ns, char *guest,
                      char *stats)
 {
-	static int (*const ops[])(struct plain * plain) = {
-		[BENCH_PLAIN_TX] = plain_tx,
-		[BENCH_PLAIN_RX] = plain_rx,
-		[BENCH_PLAIN_RR] = plain_rr,
+	static const struct {
+		const char *name;
+		int (*run)(struct plain *plain);
+	} ops[] = {
+		[BENCH_PLAIN_TX] = { "tx", plain_tx },
+		[BENCH_PLAIN_RX] = { "rx", plain_rx },
+		[BENCH_PLAIN_RR] = { "rr", plain_rr },
 	};
 	char latency[256] = "";
 	uint64_t start, cpu, took;
@@ -193,7 +196,7 @@ static int plain_run(struct plain *plain, enum bench_plain_op op, uint64_t ns, c
 	start = clock_ns(CLOCK_MONOTONIC);
 	cpu = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
 	plain->deadline = start + ns;
-	err = err ? err : ops[op](plain);
+	err = err ? err : ops[op].run(plain);
 	if (err)
 		return err;
 	took = clock_ns(CLOCK_MONOTONIC) - start;
@@ -202,11 +205,13 @@ static int plain_run(struct plain *plain, enum bench_plain_op op, uint64_t ns, c
 	if (op == BENCH_PLAIN_RR)
 		latency_print(plain, latency, sizeof(latency));
 	snprintf(guest, BENCH_PLAIN_MAX,
-	         "{\"job\": \"plain\", \"size\": %u, \"ops\": %llu, \"bytes\": %llu, \"seconds\": "
-	         "%.6f%s, \"errors\": 0, \"others\": %llu, \"calls\": %llu, \"served\": %llu}",
-	         plain->size, (unsigned long long)plain->frames, (unsigned long long)plain->bytes,
-	         (double)took / 1e9, latency, (unsigned long long)plain->others,
-	         (unsigned long long)plain->calls, (unsigned long long)plain->frames);
+	         "{\"job\": \"plain\", \"op\": \"%s\", \"size\": %u, \"ops\": %llu, "
+	         "\"bytes\": %llu, \"seconds\": %.6f%s, \"errors\": 0, \"others\": %llu, "
+	         "\"calls\": %llu, \"served\": %llu}",
+	         ops[op].name, plain->size, (unsigned long long)plain->frames,
+	         (unsigned long long)plain->bytes, (double)took / 1e9, latency,
+	         (unsigned long long)plain->others, (unsigned long long)plain->calls,
+	         (unsigned long long)plain->frames);
 	snprintf(stats, BENCH_PLAIN_MAX, "{\"cpu_us\": {\"io\": %llu, \"all\": %llu}}",
 	         (unsigned long long)cpu / 1000, (unsigned long long)cpu / 1000);
 	return 0;

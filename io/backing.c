@@ -152,9 +152,9 @@ static int lock(const struct backing *backing, char *why)
 		return 0;
 	case EAGAIN:
 	case EACCES:
-		return refuse(
-		        why, backing->config->path, -EBUSY, "another program, perhaps a kring, %s",
-		        readonly ? "writes it" : "uses it: only 'readonly' ones can be shared");
+		return refuse(why, backing->config->path, -EBUSY, "a kring or another program %s",
+		              readonly ? "writes it"
+		                       : "uses it: only 'readonly' ones can be shared");
 	default:
 		return refuse(why, backing->config->path, -err, "cannot be locked: %s",
 		              strerror(err));

@@ -208,7 +208,7 @@ static int name_refuse(char *why, const struct tap_config *config, bool existed,
 		              config->name);
 	case EBUSY:
 	case E2BIG:
-		return refuse(why, config->name, err, "another program uses it");
+		return refuse(why, config->name, err, "a kring or another program uses it");
 	case EINVAL:
 		return refuse(why, config->name, err,
 		              config->queues > 1 ? "it exists and is no tap of several queues: "

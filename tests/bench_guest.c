@@ -643,7 +643,7 @@ static void progress_is_shown_on_a_terminal(void **state)
 static void net_commands(void **state)
 {
 	static const char *const ops[] = { "tx", "rx", "rr" };
-	char *text;
+	char *text, op[16];
 	int status;
 
 	(void)state;
@@ -657,6 +657,8 @@ static void net_commands(void **state)
 		assert_true(json_number(text, "bytes_per_s") >
 		            json_number(text, "requests_per_s") * 999); /* in nine digits */
 		assert_true(json_number(text, "per_request/io_cpu_us") > 0);
+		snprintf(op, sizeof(op), "\"op\": \"%s\"", ops[i / 2]);
+		assert_non_null(strstr(text, op));
 		free(text);
 	}
 	text = kring(&status, "bench net -t %s --op rr --size 2000 2>&1", tap);

@@ -199,8 +199,8 @@ static void one_writer_or_many_readers(void **state)
 	(void)state;
 	make("a.img", 1 << 20);
 	assert_int_equal(try_open(&backing[0], &config[0], "a.img", why), 0);
-	refuses_to_open("a.img", -EBUSY, "another program, perhaps a kring, uses it");
-	refuses_to_open("a.img,readonly", -EBUSY, "another program, perhaps a kring, writes it");
+	refuses_to_open("a.img", -EBUSY, "a kring or another program uses it");
+	refuses_to_open("a.img,readonly", -EBUSY, "a kring or another program writes it");
 	refuses_to_open("./a.img,direct,sync", -EBUSY, "uses it");
 	backing_close(&backing[0]);
 

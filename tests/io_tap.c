@@ -163,7 +163,7 @@ static void one_that_was_there_stays(void **state)
 	make_tap("t2", 0, -1);
 	open_tap(&tap, "t2,mtu=1400");
 	assert_true(netns_flags("t2") & IFF_UP);
-	open_fails("t2", -EBUSY, "network t2: another program uses it");
+	open_fails("t2", -EBUSY, "network t2: a kring or another program uses it");
 	open_fails("t2,queues=2", -EINVAL, "no tap of several queues");
 	tap_close(&tap);
 	assert_true(netns_flags("t2") & IFF_UP);

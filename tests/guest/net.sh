@@ -320,6 +320,6 @@ test_net_refused() {
 	expect_line err '^kring: network lo: it exists and is no tap'
 	kring boot -k "$minimal" -t kr0 -t kr0
 	expect_status 125
-	expect_line err '^kring: network kr0: another program uses it'
+	expect_line err '^kring: network kr0: a kring or another program uses it'
 	[ ! -e /sys/class/net/kr0 ] || fail 'the tap is still there'
 }
