@@ -170,6 +170,6 @@ clean: ## all that was built here; what was downloaded stays in the cache (tests
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
 
--include $(OBJ:.o=.d)
+-include $(OBJ:.o=.d) $(UNIT:=.d)
 .PHONY: all run test unit unit-programs guest-test soak lab fuzz fuzz-programs fmt fmt-check lint bench \
 	layers guest-kernel clean help
