@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -13,6 +14,7 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "io/backing.h"
@@ -243,6 +245,31 @@ static int size_check(const struct backing *backing, char *why)
 	return 0;
 }
 
+static void flags_add(int fd, int flags)
+{
+	int present = fcntl(fd, F_GETFL);
+
+	if (present >= 0)
+		fcntl(fd, F_SETFL, present | flags);
+}
+
+/*
+ * What makes reads and writes cheaper, where it is granted. The time of a read is noted only by
+ * who does not own the file.
+ *
+ * tmpfs is memory: nothing waits there, but io_uring hands it to a worker thread all the same. Not
+ * with these two flags: they stand for nothing else there, past a page cache that there is not and
+ * with no alignment. Before Linux 6.6 tmpfs refuses both.
+ */
+static void hasten(const struct backing *backing)
+{
+	struct statfs fs;
+
+	flags_add(backing->fd, O_NOATIME);
+	if (!fstatfs(backing->fd, &fs) && fs.f_type == TMPFS_MAGIC)
+		flags_add(backing->fd, O_DIRECT | O_NONBLOCK);
+}
+
 int backing_open(struct backing *backing, const struct backing_config *config, char *why)
 {
 	struct stat st;
@@ -259,11 +286,13 @@ int backing_open(struct backing *backing, const struct backing_config *config, c
 	if (!err && config->direct)
 		err = align_find(backing, why);
 	err = err ? err : size_check(backing, why);
-	if (err)
+	if (err) {
 		close(backing->fd);
-	else
-		backing->block = block_find(backing, &st);
-	return err;
+		return err;
+	}
+	backing->block = block_find(backing, &st);
+	hasten(backing);
+	return 0;
 }
 
 void backing_close(struct backing *backing)

@@ -359,6 +359,39 @@ static void what_is_aligned_leaves_in_one_system_call(void **state)
 
 /* Short transfers. */
 
+/* What lies in memory is moved at once, from Linux 6.6 on. */
+static void tmpfs_is_done_at_once(void **state)
+{
+	struct fixture *f = *state;
+	int fd = memfd_create("disk", MFD_CLOEXEC);
+	char path[32];
+	uint8_t block[4096];
+
+	assert_int_equal(ftruncate(fd, SIZE), 0);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	assert_int_equal(disk_open(f, path), 0);
+	if (!(fcntl(f->disk.backing.fd, F_GETFL) & O_NONBLOCK)) {
+		disk_close(f);
+		close(fd);
+		skip();
+	}
+	/* Of any alignment. */
+	for (unsigned write = 0; write < 2; write++) {
+		struct iovec iov = { block + 1, sizeof(block) - SECTOR };
+		struct op o = op_new();
+
+		if (write)
+			disk_write(&f->disk, &o.op, &iov, 1, SECTOR, iov.iov_len, false);
+		else
+			disk_read(&f->disk, &o.op, &iov, 1, SECTOR, iov.iov_len);
+		io_uring_submit(&f->ring.uring);
+		assert_int_equal(io_uring_cq_ready(&f->ring.uring), 1);
+		assert_int_equal(wait_for(f, &o), 0);
+	}
+	disk_close(f);
+	close(fd);
+}
+
 static void the_end_of_the_file_reads_as_zeroes(void **state)
 {
 	struct fixture *f = *state;
@@ -711,6 +744,7 @@ int main(void)
 		TEST(any_pieces_in_memory),
 		TEST(any_pieces_in_memory_in_large_blocks),
 		TEST(what_is_aligned_leaves_in_one_system_call),
+		TEST(tmpfs_is_done_at_once),
 		TEST(the_end_of_the_file_reads_as_zeroes),
 		TEST(the_end_of_the_file_in_the_bounce_buffer),
 		TEST(short_transfers_are_continued),
