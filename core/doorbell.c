@@ -18,19 +18,23 @@ int doorbell_init(struct doorbell *bell, int vm_fd)
 
 static int ioeventfd(const struct doorbell *bell, unsigned flags)
 {
+	if (bell->space == BUS_PORT)
+		flags |= KVM_IOEVENTFD_FLAG_PIO;
+
 	struct kvm_ioeventfd io = { .addr = bell->address, .fd = bell->fd, .flags = flags };
 
 	return ioctl(bell->vm_fd, KVM_IOEVENTFD, &io) < 0 ? -errno : 0;
 }
 
-int doorbell_move(struct doorbell *bell, uint64_t address)
+int doorbell_move(struct doorbell *bell, enum bus_space space, uint64_t address)
 {
 	int err = 0;
 
-	if (bell->address == address)
+	if (bell->address == address && (bell->space == space || !address))
 		return 0;
 	if (bell->address)
 		ioeventfd(bell, KVM_IOEVENTFD_FLAG_DEASSIGN);
+	bell->space = space;
 	bell->address = address;
 	if (address)
 		err = ioeventfd(bell, 0);

@@ -1,5 +1,5 @@
 /*
- * A doorbell: an MMIO address whose write reaches an eventfd without an exit to kring
+ * A doorbell: a port or an MMIO address whose write reaches an eventfd without an exit to kring
  * (KVM_IOEVENTFD, Documentation/virt/kvm/api.rst 4.59).
  *
  * Main thread, or vCPU threads under the owner's lock.
@@ -9,9 +9,12 @@
 
 #include <stdint.h>
 
+#include "core/bus.h"
+
 struct doorbell {
 	int fd; /* eventfd */
 	int vm_fd;
+	enum bus_space space;
 	uint64_t address; /* 0: nowhere */
 };
 
@@ -21,7 +24,10 @@ int doorbell_init(struct doorbell *bell, int vm_fd);
 /* KVM lets go of it with the VM. */
 void doorbell_fini(struct doorbell *bell);
 
-/* Ring for writes of any length at @address from now on, 0: for none. Returns 0 or -errno. */
-int doorbell_move(struct doorbell *bell, uint64_t address);
+/*
+ * Ring for writes of any length at @address of @space from now on, 0: for none. Returns 0 or
+ * -errno, and it is nowhere.
+ */
+int doorbell_move(struct doorbell *bell, enum bus_space space, uint64_t address);
 
 #endif

@@ -33,6 +33,8 @@ static const struct pci_config pci_places = {
 	.ecam = LAYOUT_ECAM,
 	.mmio = LAYOUT_PCI_MMIO,
 	.mmio_len = LAYOUT_PCI_MMIO_LEN,
+	.io = PORT_PCI_IO,
+	.io_len = PORT_PCI_IO_LEN,
 };
 
 static void marked(void *arg, uint8_t value)

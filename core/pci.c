@@ -21,6 +21,7 @@
 #define RESET_CONTROL 1    /* 0xcf9 - 0xcf8 */
 #define RESET_RST_CPU 0x04 /* 0 -> 1 resets (ICH9 datasheet §13.7.5) */
 #define NOT_MAPPED    (-1)
+#define BAR_IO        1 /* in its register (PCI 3.0 §6.2.5.1) */
 
 #define ECAM_BUS_BYTES  0x100000
 #define ECAM_SLOT_BYTES 0x8000 /* eight functions, of which there is the first */
@@ -37,7 +38,8 @@ void pci_init(struct pci *pci, const struct pci_config *at, struct power *power)
 	*pci = (struct pci){
 		.power = power,
 		.at = *at,
-		.next_bar = at->mmio,
+		.window[BUS_PORT] = { pci, BUS_PORT, at->io, at->io_len, at->io },
+		.window[BUS_MMIO] = { pci, BUS_MMIO, at->mmio, at->mmio_len, at->mmio },
 		.map_slot = NOT_MAPPED,
 	};
 	pthread_mutex_init(&pci->lock, NULL);
@@ -94,28 +96,37 @@ void pci_unmap(struct pci *pci)
 		vm_unmap(pci->vm, slot);
 }
 
+/* Give BAR @i of @device the next address in its window. Returns whether there is one. */
+static bool bar_place(struct pci *pci, struct pci_device *device, unsigned i)
+{
+	const struct pci_bar *bar = &device->bar[i];
+	struct pci_window *window = &pci->window[bar->space];
+	unsigned reg = PCI_BAR0 + 4 * i;
+	uint64_t base = (window->next + bar->size - 1) & -(uint64_t)bar->size;
+
+	if (base + bar->size > window->base + window->len)
+		return false;
+	window->next = base + bar->size;
+	pci_set32(device, reg, (uint32_t)base | (bar->space == BUS_PORT ? BAR_IO : 0));
+	for (unsigned byte = 0; byte < 4; byte++)
+		device->writable[reg + byte] = (uint8_t)(-bar->size >> 8 * byte);
+	return true;
+}
+
 int pci_add(struct pci *pci, struct pci_device *device)
 {
-	struct pci_bar *bar = &device->bar;
-	uint64_t base = (pci->next_bar + bar->size - 1) & -(uint64_t)bar->size;
+	int slot = 0;
 
-	if (bar->size) {
-		if (base + bar->size > pci->at.mmio + pci->at.mmio_len)
+	while (slot < PCI_SLOTS && pci->slot[slot])
+		slot++;
+	if (slot == PCI_SLOTS)
+		return -ENOSPC;
+	for (unsigned i = 0; i < PCI_BARS; i++)
+		if (device->bar[i].size && !bar_place(pci, device, i))
 			return -ENOSPC;
-		pci_set32(device, PCI_BAR0, (uint32_t)base);
-		for (unsigned i = 0; i < 4; i++)
-			device->writable[PCI_BAR0 + i] = (uint8_t)(-bar->size >> 8 * i);
-	}
-	for (unsigned slot = 0; slot < PCI_SLOTS; slot++) {
-		if (pci->slot[slot])
-			continue;
-		pci->slot[slot] = device;
-		show(pci, device, slot);
-		if (bar->size)
-			pci->next_bar = base + bar->size;
-		return (int)slot;
-	}
-	return -ENOSPC;
+	pci->slot[slot] = device;
+	show(pci, device, (unsigned)slot);
+	return slot;
 }
 
 void pci_set16(struct pci_device *device, unsigned reg, uint16_t value)
@@ -178,12 +189,16 @@ static uint64_t config_read(struct pci *pci, unsigned devfn, unsigned reg, unsig
 	return value;
 }
 
-/* BAR 0 answers where its register says, while the command register lets it. */
-static void bar_follow(struct pci_device *device)
+/* A BAR answers where its register says, while the command register lets it. */
+static void bar_follow(struct pci_device *device, unsigned i)
 {
-	struct pci_bar *bar = &device->bar;
-	bool on = pci_get16(device, PCI_COMMAND) & PCI_COMMAND_MEMORY;
-	uint64_t base = on ? pci_get32(device, PCI_BAR0) : 0;
+	static const uint16_t enable[] = {
+		[BUS_PORT] = PCI_COMMAND_IO,
+		[BUS_MMIO] = PCI_COMMAND_MEMORY,
+	};
+	struct pci_bar *bar = &device->bar[i];
+	bool on = pci_get16(device, PCI_COMMAND) & enable[bar->space];
+	uint64_t base = on ? pci_get32(device, PCI_BAR0 + 4 * i) & -bar->size : 0;
 
 	if (!bar->size || base == bar->base)
 		return;
@@ -205,44 +220,53 @@ static void config_write(struct pci *pci, unsigned devfn, unsigned reg, unsigned
 
 		*byte = (uint8_t)((*byte & ~mask) | ((value >> 8 * i) & mask));
 	}
-	bar_follow(device);
+	for (unsigned i = 0; i < PCI_BARS; i++)
+		bar_follow(device, i);
 	if (device->written)
 		device->written(device, reg, len);
 	show(pci, device, devfn >> 3);
 	pthread_mutex_unlock(&pci->lock);
 }
 
-/* The window for BARs: to the device whose BAR lies there. */
-static struct pci_bar *bar_find(struct pci *pci, uint64_t addr, unsigned len, uint64_t *off)
+/* A window for BARs: to the device whose BAR lies there. */
+
+static struct pci_bar *bar_of(struct pci_device *device, enum bus_space space, uint64_t addr,
+                              unsigned len)
 {
-	struct pci_bar *found = NULL;
+	for (struct pci_bar *bar = device->bar; bar < device->bar + PCI_BARS; bar++)
+		if (bar->base && bar->space == space && addr >= bar->base &&
+		    addr - bar->base < bar->size && len <= bar->size - (addr - bar->base))
+			return bar;
+	return NULL;
+}
+
+/* The BAR @off bytes into the window; then @off counts from its start. */
+static struct pci_bar *bar_find(const struct pci_window *window, uint64_t *off, unsigned len)
+{
+	struct pci *pci = window->pci;
+	uint64_t addr = window->base + *off;
+	struct pci_bar *bar = NULL;
 
 	pthread_mutex_lock(&pci->lock);
-	for (unsigned slot = 0; slot < PCI_SLOTS && !found; slot++) {
-		struct pci_bar *bar = pci->slot[slot] ? &pci->slot[slot]->bar : NULL;
-
-		if (bar && bar->base && addr >= bar->base && addr - bar->base < bar->size &&
-		    len <= bar->size - (addr - bar->base)) {
-			*off = addr - bar->base;
-			found = bar;
-		}
-	}
+	for (unsigned slot = 0; slot < PCI_SLOTS && !bar; slot++)
+		if (pci->slot[slot])
+			bar = bar_of(pci->slot[slot], window->space, addr, len);
+	if (bar)
+		*off = addr - bar->base;
 	pthread_mutex_unlock(&pci->lock);
-	return found;
+	return bar;
 }
 
 static uint64_t window_read(void *dev, uint64_t off, unsigned len)
 {
-	struct pci *pci = dev;
-	struct pci_bar *bar = bar_find(pci, pci->at.mmio + off, len, &off);
+	struct pci_bar *bar = bar_find(dev, &off, len);
 
 	return bar ? bar->ops->read(bar->dev, off, len) : ~0ull;
 }
 
 static void window_write(void *dev, uint64_t off, unsigned len, uint64_t value)
 {
-	struct pci *pci = dev;
-	struct pci_bar *bar = bar_find(pci, pci->at.mmio + off, len, &off);
+	struct pci_bar *bar = bar_find(dev, &off, len);
 
 	if (bar)
 		bar->ops->write(bar->dev, off, len, value);
@@ -330,10 +354,15 @@ int pci_attach(struct pci *pci, struct bus *bus)
 	const struct bus_range address = { at->ports, 4, "pci-address", &address_ops, pci };
 	const struct bus_range data = { at->ports + 4, 4, "pci-data", &data_ops, pci };
 	const struct bus_range ecam = { at->ecam, ECAM_BUS_BYTES, "pci-ecam", &ecam_ops, pci };
-	const struct bus_range window = { at->mmio, at->mmio_len, "pci-bar", &window_ops, pci };
 	int err = bus_add(bus, BUS_PORT, &address);
 
 	err = err ? err : bus_add(bus, BUS_PORT, &data);
 	err = err ? err : bus_add(bus, BUS_MMIO, &ecam);
-	return err ? err : bus_add(bus, BUS_MMIO, &window);
+	for (struct pci_window *window = pci->window; !err && window < pci->window + 2; window++) {
+		const struct bus_range range = { window->base, window->len, "pci-bar", &window_ops,
+			                         window };
+
+		err = bus_add(bus, window->space, &range);
+	}
+	return err;
 }

@@ -15,12 +15,14 @@
 #include "core/vm.h"
 
 #define PCI_SLOTS       32
+#define PCI_BARS        2
 #define PCI_CONFIG_SIZE 256 /* conventional: nothing behind it */
 
 /* Registers of the common header (PCI Local Bus 3.0 §6.1). */
 #define PCI_VENDOR_ID           0x00
 #define PCI_DEVICE_ID           0x02
 #define PCI_COMMAND             0x04
+#define PCI_COMMAND_IO          0x0001
 #define PCI_COMMAND_MEMORY      0x0002
 #define PCI_COMMAND_MASTER      0x0004
 #define PCI_COMMAND_INTX_OFF    0x0400
@@ -31,6 +33,7 @@
 #define PCI_SUBCLASS            0x0a
 #define PCI_CLASS               0x0b
 #define PCI_BAR0                0x10
+#define PCI_BAR1                0x14
 #define PCI_SUBSYSTEM_VENDOR_ID 0x2c
 #define PCI_SUBSYSTEM_ID        0x2e
 #define PCI_CAPABILITIES        0x34
@@ -41,13 +44,16 @@
 struct pci_config {
 	uint16_t ports; /* CONFIG_ADDRESS, with CONFIG_DATA 4 behind it */
 	uint64_t ecam;  /* where bus 0's 1 MiB of configuration space lies */
-	uint64_t mmio;  /* the window for BARs, below 4 GiB */
+	uint64_t mmio;  /* the window for BARs of memory, below 4 GiB */
 	uint64_t mmio_len;
+	uint16_t io; /* and for those of ports */
+	uint16_t io_len;
 };
 
-/* BAR 0, the only one: 32-bit memory, below 4 GiB, where the guest may move it. */
+/* 32-bit memory below 4 GiB, or ports: where the guest may move it. */
 struct pci_bar {
-	uint32_t size;             /* bytes, a power of two, at least 4 KiB; 0: none */
+	enum bus_space space;
+	uint32_t size; /* a power of two, of memory at least 4 KiB, at most 256 ports; 0: none */
 	const struct bus_ops *ops; /* called on vCPU threads, no lock held */
 	void *dev;
 	/* The BAR now answers at @base; 0: nowhere. Under pci's lock: must not call back. */
@@ -59,7 +65,7 @@ struct pci_bar {
 struct pci_device {
 	uint8_t config[PCI_CONFIG_SIZE];
 	uint8_t writable[PCI_CONFIG_SIZE]; /* bits that the guest may change */
-	struct pci_bar bar;
+	struct pci_bar bar[PCI_BARS];
 	uint8_t last_cap;  /* offset of the last capability; 0: none */
 	unsigned caps_end; /* what follows it; 0: nothing yet */
 	/* The guest wrote @len bytes at @reg; config holds the result. Under pci's lock. */
@@ -71,6 +77,15 @@ struct pci_device {
 	void (*reading)(struct pci_device *device, unsigned reg, unsigned len);
 };
 
+/* Where BARs lie, in a space. */
+struct pci_window {
+	struct pci *pci;
+	enum bus_space space;
+	uint64_t base;
+	uint64_t len;
+	uint64_t next; /* where the next BAR goes */
+};
+
 struct pci {
 	pthread_mutex_t lock; /* guards what follows, and every device's config */
 	uint8_t *map;         /* configuration space as the guest reads it; or NULL */
@@ -80,7 +95,7 @@ struct pci {
 	uint32_t address;     /* CONFIG_ADDRESS (PCI 3.0 §3.2.2.3.2) */
 	uint8_t reset_control;
 	struct power *power;
-	uint64_t next_bar; /* where the next BAR goes */
+	struct pci_window window[2]; /* by enum bus_space */
 	struct pci_config at;
 	struct pci_device bridge;
 	struct pci_device *slot[PCI_SLOTS];
@@ -100,12 +115,12 @@ int pci_map(struct pci *pci, struct vm *vm, unsigned n);
 void pci_unmap(struct pci *pci);
 
 /*
- * Put @device, its header and BAR size filled in, into the next free slot and give its BAR an
- * address. Returns the slot, or -ENOSPC when there is none or the window is full.
+ * Put @device, its header and BARs' sizes filled in, into the next free slot and give its BARs
+ * addresses. Returns the slot, or -ENOSPC when there is none or a window is full.
  */
 int pci_add(struct pci *pci, struct pci_device *device);
 
-/* Put configuration space and the BAR window on the bus. Returns 0 or bus_add's error. */
+/* Put configuration space and the windows for BARs on the bus. Returns 0 or bus_add's error. */
 int pci_attach(struct pci *pci, struct bus *bus);
 
 /* Little-endian fields of a device's configuration space, for its owner. */

@@ -65,11 +65,12 @@ static void refusal_leaves_nothing(void **state)
 	assert_int_equal(irq.fd, -1);
 
 	assert_int_equal(doorbell_init(&bell, FAKE_KVM_FD), 0);
-	assert_int_equal(doorbell_move(&bell, 0x1000), -ENOSPC);
+	assert_int_equal(doorbell_move(&bell, BUS_MMIO, 0x1000), -ENOSPC);
 	fake_kvm.fail = 0;
-	assert_false(fake_kvm_write(0x1000));
-	assert_int_equal(doorbell_move(&bell, 0x1000), 0); /* it was not thought to be there */
-	assert_true(fake_kvm_write(0x1000));
+	assert_false(fake_kvm_write(BUS_MMIO, 0x1000));
+	assert_int_equal(doorbell_move(&bell, BUS_MMIO, 0x1000),
+	                 0); /* it was not thought to be there */
+	assert_true(fake_kvm_write(BUS_MMIO, 0x1000));
 	doorbell_fini(&bell);
 }
 
@@ -202,20 +203,26 @@ static void doorbell_moves(void **state)
 	(void)state;
 	assert_int_equal(doorbell_init(&bell, FAKE_KVM_FD), 0);
 	assert_int_equal(fake_kvm.nioeventfds, 0);
-	assert_int_equal(doorbell_move(&bell, 0xc0000400), 0);
-	assert_int_equal(doorbell_move(&bell, 0xc0000400), 0);
-	assert_true(fake_kvm_write(0xc0000400));
+	assert_int_equal(doorbell_move(&bell, BUS_MMIO, 0xc0000400), 0);
+	assert_int_equal(doorbell_move(&bell, BUS_MMIO, 0xc0000400), 0);
+	assert_true(fake_kvm_write(BUS_MMIO, 0xc0000400));
 	assert_int_equal(eventfd_read(bell.fd, &count), 0);
 	assert_int_equal(count, 1);
 	assert_int_equal(fake_kvm.ioeventfd[0].len, 0); /* writes of any length */
 	assert_int_equal(fake_kvm.ioeventfd[0].flags, 0);
 
-	assert_int_equal(doorbell_move(&bell, 0xd0000400), 0);
+	assert_int_equal(doorbell_move(&bell, BUS_MMIO, 0xd0000400), 0);
 	assert_int_equal(fake_kvm.nioeventfds, 1);
-	assert_false(fake_kvm_write(0xc0000400));
-	assert_true(fake_kvm_write(0xd0000400));
-	assert_int_equal(doorbell_move(&bell, 0), 0);
+	assert_false(fake_kvm_write(BUS_MMIO, 0xc0000400));
+	assert_true(fake_kvm_write(BUS_MMIO, 0xd0000400));
+	assert_int_equal(doorbell_move(&bell, BUS_PORT, 0xd0000400), 0);
+	assert_int_equal(fake_kvm.nioeventfds, 1);
+	assert_int_equal(fake_kvm.ioeventfd[0].flags, KVM_IOEVENTFD_FLAG_PIO);
+	assert_false(fake_kvm_write(BUS_MMIO, 0xd0000400));
+	assert_true(fake_kvm_write(BUS_PORT, 0xd0000400));
+	assert_int_equal(doorbell_move(&bell, BUS_MMIO, 0), 0);
 	assert_int_equal(fake_kvm.nioeventfds, 0);
+	assert_int_equal(doorbell_move(&bell, BUS_PORT, 0), 0);
 	doorbell_fini(&bell);
 	doorbell_fini(&bell);
 }

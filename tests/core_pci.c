@@ -13,6 +13,7 @@
 #define PORTS 0xcf8
 #define ECAM  0xe0000000ull
 #define MMIO  0xc0000000ull
+#define IO    0xc000
 #define SLOT  1
 
 struct fixture {
@@ -56,11 +57,12 @@ static int setup(void **state)
 
 	memset(&f, 0, sizeof(f));
 	power_init(&f.power);
-	pci_init(&f.pci, &(struct pci_config){ PORTS, ECAM, MMIO, 0x10000 }, &f.power);
+	pci_init(&f.pci, &(struct pci_config){ PORTS, ECAM, MMIO, 0x10000, IO, 0x100 }, &f.power);
 	pci_set16(&f.device, PCI_VENDOR_ID, 0x1af4);
 	pci_set16(&f.device, PCI_DEVICE_ID, 0x1042);
 	f.device.writable[PCI_COMMAND] = 0x07;
-	f.device.bar = (struct pci_bar){ 0x2000, &bar_ops, &f, bar_moved, 0 };
+	f.device.bar[0] = (struct pci_bar){ BUS_MMIO, 0x2000, &bar_ops, &f, bar_moved, 0 };
+	f.device.bar[1] = (struct pci_bar){ BUS_PORT, 0x40, &bar_ops, &f, bar_moved, 0 };
 	assert_int_equal(pci_add(&f.pci, &f.device), SLOT);
 	assert_int_equal(pci_attach(&f.pci, &f.bus), 0);
 	*state = &f;
@@ -186,6 +188,33 @@ static void the_bar_moves(void **state)
 	assert_int_equal(f->base, 0);
 }
 
+static void ports_move(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t device = ECAM + (SLOT << 15);
+
+	assert_int_equal(in(f, BUS_MMIO, device + PCI_BAR1, 4), IO | 1);
+	out(f, BUS_MMIO, device + PCI_COMMAND, 2, PCI_COMMAND_MEMORY);
+	assert_int_equal(in(f, BUS_PORT, IO, 4), 0xffffffff);
+	out(f, BUS_MMIO, device + PCI_COMMAND, 2, PCI_COMMAND_IO);
+	assert_int_equal(f->base, IO);
+	assert_int_equal(in(f, BUS_PORT, IO + 0x3e, 2), 0xab02);
+	assert_int_equal(f->off, 0x3e);
+	assert_int_equal(in(f, BUS_PORT, IO + 0x3e, 4), 0xffffffff); /* over its end */
+	assert_int_equal(in(f, BUS_MMIO, MMIO, 4), 0xffffffff);
+
+	out(f, BUS_MMIO, device + PCI_BAR1, 4, 0xffffffff);
+	assert_int_equal(in(f, BUS_MMIO, device + PCI_BAR1, 4), 0xffffffc1);
+	out(f, BUS_MMIO, device + PCI_BAR1, 4, IO + 0x80);
+	assert_int_equal(f->base, IO + 0x80);
+	assert_int_equal(in(f, BUS_PORT, IO, 1), 0xff);
+	out(f, BUS_PORT, IO + 0x84, 2, 0x12);
+	assert_int_equal(f->off, 0x20004);
+	assert_int_equal(f->value, 0x12);
+	out(f, BUS_MMIO, device + PCI_COMMAND, 2, 0);
+	assert_int_equal(f->base, 0);
+}
+
 static void count_reads(struct pci_device *device, unsigned reg, unsigned len)
 {
 	if (reg == 0x80 && len == 4)
@@ -268,9 +297,11 @@ static void slots_and_window_run_out(void **state)
 {
 	struct fixture *f = *state;
 	struct pci_device other[PCI_SLOTS] = { 0 };
-	struct pci_device wide = { .bar.size = 0x10000 };
+	struct pci_device wide = { .bar[0] = { .space = BUS_MMIO, .size = 0x10000 } };
+	struct pci_device many = { .bar[1] = { .space = BUS_PORT, .size = 0x100 } };
 
 	assert_int_equal(pci_add(&f->pci, &wide), -ENOSPC);
+	assert_int_equal(pci_add(&f->pci, &many), -ENOSPC);
 	for (int i = 2; i < PCI_SLOTS; i++)
 		assert_int_equal(pci_add(&f->pci, &other[i]), i);
 	assert_int_equal(pci_add(&f->pci, &other[0]), -ENOSPC);
@@ -284,6 +315,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(ecam_reaches_config, setup, teardown),
 		cmocka_unit_test_setup_teardown(reset_register, setup, teardown),
 		cmocka_unit_test_setup_teardown(the_bar_moves, setup, teardown),
+		cmocka_unit_test_setup_teardown(ports_move, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_device_may_look_first, setup, teardown),
 		cmocka_unit_test_setup_teardown(capabilities_chain, setup, teardown),
 		cmocka_unit_test_setup_teardown(reads_without_exits, setup, teardown),

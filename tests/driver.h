@@ -14,6 +14,8 @@
 #define WORLD_ECAM     0xe0000000ull
 #define WORLD_MMIO     0xc0000000ull
 #define WORLD_MMIO_LEN 0x100000
+#define WORLD_IO       0xc000
+#define WORLD_IO_LEN   0x2000
 #define WORLD_GSI      16
 
 struct world {
@@ -29,7 +31,8 @@ struct world {
 
 static inline void world_init(struct world *world, uint64_t memory)
 {
-	static const struct pci_config at = { 0xcf8, WORLD_ECAM, WORLD_MMIO, WORLD_MMIO_LEN };
+	static const struct pci_config at = { 0xcf8,          WORLD_ECAM, WORLD_MMIO,
+		                              WORLD_MMIO_LEN, WORLD_IO,   WORLD_IO_LEN };
 	int err;
 
 	memset(world, 0, sizeof(*world));
@@ -92,8 +95,8 @@ static inline void world_settle(struct world *world)
 struct driver_queue {
 	uint16_t size;
 	gpa_t desc, avail, used;
-	uint64_t bell; /* where to notify */
-	uint16_t next; /* free descriptor, in a circle */
+	uint64_t bell[2]; /* where to notify, by enum bus_space */
+	uint16_t next;    /* free descriptor, in a circle */
 	uint16_t avail_idx;
 	uint16_t used_idx;
 };
@@ -101,9 +104,11 @@ struct driver_queue {
 struct driver {
 	struct world *world;
 	unsigned slot;
-	uint64_t bar;
-	uint64_t common, notify, isr, config; /* addresses; 0: not there */
+	uint64_t bar, ports;
+	uint64_t common, isr, config; /* addresses; 0: not there */
+	uint64_t notify[2];           /* by enum bus_space */
 	uint32_t multiplier;
+	enum bus_space kicks;  /* which of the two the driver takes */
 	unsigned window, msix; /* offsets of capabilities */
 	uint64_t table;
 	uint64_t features;
@@ -140,6 +145,8 @@ struct driver {
 
 #define NO_VECTOR 0xffff
 
+#define DRIVER_COMMAND (PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER)
+
 static inline uint64_t driver_in(struct driver *d, uint64_t addr, unsigned len)
 {
 	const void *memory = fake_kvm_memory(addr, len);
@@ -153,10 +160,16 @@ static inline uint64_t driver_in(struct driver *d, uint64_t addr, unsigned len)
 }
 
 /* A doorbell's address makes no exit. */
+static inline void driver_out_to(struct driver *d, enum bus_space space, uint64_t addr,
+                                 unsigned len, uint64_t value)
+{
+	if (!fake_kvm_write(space, addr))
+		bus_access(&d->world->bus, space, addr, &value, len, true);
+}
+
 static inline void driver_out(struct driver *d, uint64_t addr, unsigned len, uint64_t value)
 {
-	if (!fake_kvm_write(addr))
-		bus_access(&d->world->bus, BUS_MMIO, addr, &value, len, true);
+	driver_out_to(d, BUS_MMIO, addr, len, value);
 }
 
 static inline uint32_t config_in(struct driver *d, unsigned reg, unsigned len)
@@ -192,7 +205,8 @@ static inline void status_add(struct driver *d, uint8_t bits)
 static inline void driver_find(struct driver *d, unsigned cap)
 {
 	unsigned id = config_in(d, cap, 1);
-	uint64_t at = d->bar + config_in(d, cap + 8, 4);
+	bool is_port = config_in(d, cap + 4, 1);
+	uint64_t at = (is_port ? d->ports : d->bar) + config_in(d, cap + 8, 4);
 
 	if (id == 0x11) {
 		d->msix = cap;
@@ -205,7 +219,7 @@ static inline void driver_find(struct driver *d, unsigned cap)
 		d->common = at;
 		break;
 	case 2:
-		d->notify = at;
+		d->notify[is_port ? BUS_PORT : BUS_MMIO] = at;
 		d->multiplier = config_in(d, cap + 16, 4);
 		break;
 	case 3:
@@ -225,7 +239,8 @@ static inline void driver_probe(struct driver *d, struct world *world, unsigned 
 {
 	*d = (struct driver){ .world = world, .slot = slot, .begin = begin, .free = begin };
 	d->bar = config_in(d, PCI_BAR0, 4);
-	config_out(d, PCI_COMMAND, 2, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+	d->ports = config_in(d, PCI_BAR1, 4) & ~3u;
+	config_out(d, PCI_COMMAND, 2, DRIVER_COMMAND);
 	for (unsigned cap = config_in(d, PCI_CAPABILITIES, 1); cap; cap = config_in(d, cap + 1, 1))
 		driver_find(d, cap);
 }
@@ -295,7 +310,9 @@ static inline void driver_queue(struct driver *d, unsigned i, uint16_t size, uin
 	q->avail = driver_alloc(d, 6 + 2 * q->size);
 	q->used = driver_alloc(d, 6 + 8 * q->size);
 	memset(mem_host(&d->world->mem, q->desc, d->free - q->desc), 0, d->free - q->desc);
-	q->bell = d->notify + d->multiplier * reg_in(d, R_QUEUE_NOTIFY_OFF, 2);
+	for (unsigned space = 0; space < 2; space++)
+		q->bell[space] =
+		        d->notify[space] + d->multiplier * reg_in(d, R_QUEUE_NOTIFY_OFF, 2);
 	reg_out(d, R_QUEUE_VECTOR, 2, vector);
 	queue_address(d, R_QUEUE_DESC, q->desc);
 	queue_address(d, R_QUEUE_DRIVER, q->avail);
@@ -392,7 +409,7 @@ static inline uint16_t driver_add(struct driver *d, unsigned i, gpa_t out_gpa, u
 
 static inline void driver_kick(struct driver *d, unsigned i)
 {
-	driver_out(d, d->queue[i].bell, 2, i);
+	driver_out_to(d, d->kicks, d->queue[i].bell[d->kicks], 2, i);
 }
 
 /* Take the next used element; whether there is one. */

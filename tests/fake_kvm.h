@@ -17,6 +17,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "core/bus.h"
+
 #define FAKE_KVM_FD   1000000 /* what tests give as vm_fd */
 #define FAKE_KVM_ROOM 128
 
@@ -52,9 +54,11 @@ static inline int fake_irqfd(const struct kvm_irqfd *irqfd)
 
 static inline int fake_ioeventfd(const struct kvm_ioeventfd *bell)
 {
+	uint32_t space = bell->flags & KVM_IOEVENTFD_FLAG_PIO;
 	unsigned i = 0;
 
-	while (i < fake_kvm.nioeventfds && fake_kvm.ioeventfd[i].addr != bell->addr)
+	while (i < fake_kvm.nioeventfds &&
+	       (fake_kvm.ioeventfd[i].addr != bell->addr || fake_kvm.ioeventfd[i].flags != space))
 		i++;
 	if (bell->flags & KVM_IOEVENTFD_FLAG_DEASSIGN) {
 		if (i == fake_kvm.nioeventfds)
@@ -145,14 +149,15 @@ static inline const void *fake_kvm_memory(uint64_t addr, unsigned len)
 	return host;
 }
 
-/* The guest writes to @addr: whether a doorbell is there, which then rang. */
-static inline bool fake_kvm_write(uint64_t addr)
+/* The guest writes to @addr of @space: whether a doorbell is there, which then rang. */
+static inline bool fake_kvm_write(enum bus_space space, uint64_t addr)
 {
+	uint32_t flags = space == BUS_PORT ? KVM_IOEVENTFD_FLAG_PIO : 0;
 	bool found = false;
 
 	pthread_mutex_lock(&fake_kvm.lock);
 	for (unsigned i = 0; i < fake_kvm.nioeventfds && !found; i++)
-		if (fake_kvm.ioeventfd[i].addr == addr) {
+		if (fake_kvm.ioeventfd[i].addr == addr && fake_kvm.ioeventfd[i].flags == flags) {
 			eventfd_write(fake_kvm.ioeventfd[i].fd, 1);
 			found = true;
 		}

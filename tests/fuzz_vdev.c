@@ -145,11 +145,12 @@ static gpa_t queue_at(unsigned i)
 	return 0x1000 * (i + 1);
 }
 
-/* Wherever the program has put the BAR, back to where the driver knows it. */
+/* Wherever the program has put the BARs, back to where the driver knows them. */
 static void at_home(struct driver *d)
 {
 	config_out(d, PCI_BAR0, 4, (uint32_t)d->bar);
-	config_out(d, PCI_COMMAND, 2, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+	config_out(d, PCI_BAR1, 4, (uint32_t)d->ports);
+	config_out(d, PCI_COMMAND, 2, DRIVER_COMMAND);
 }
 
 static void bring_up(struct driver *d, unsigned how)
@@ -251,6 +252,7 @@ static void run(struct device *device, struct driver *d, struct input *in, uint8
 		offer(d, i, (uint16_t)take(in, 1));
 		break;
 	case 7:
+		d->kicks = take(in, 1) & 1 ? BUS_MMIO : BUS_PORT;
 		driver_kick(d, i);
 		break;
 	case 8:

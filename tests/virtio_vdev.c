@@ -124,7 +124,7 @@ static void polled(struct fixture *f, uint64_t features)
 	assert_int_equal(vdev->polled, 0);
 
 	ring_set_pace(ring, 1000000000, false);
-	ring->pace.polling = true;
+	ring->pace.polling[0].on = true;
 	round_trip(f, 0, 2);
 	assert_int_equal(vdev->polled, 3); /* all queues: what comes next may be for another */
 	assert_false(kick_wanted(f, 0));
@@ -134,12 +134,12 @@ static void polled(struct fixture *f, uint64_t features)
 	for (unsigned n = 0; n < SIZE; n++) {
 		driver_add(&f->d, 0, DATA, 4, DATA + 4, 4);
 		driver_wait(&f->d, 0);
-		assert_true(ring->pace.polling);
+		assert_true(ring->pace.polling[0].on);
 	}
 	assert_int_equal(vdev->queue[0].kicks, kicks);
 
 	ring_set_pace(ring, 1000, false);
-	ring->pace.polling = true;
+	ring->pace.polling[0].on = true;
 	world_settle(&f->world);
 	assert_int_equal(vdev->polled, 0);
 	assert_true(kick_wanted(f, 0));
@@ -165,14 +165,14 @@ static void a_polled_device_is_reset(void **state)
 
 	bring_up(f, ALL, true);
 	ring_set_pace(ring, 1000000, false);
-	ring->pace.polling = true;
+	ring->pace.polling[0].on = true;
 	round_trip(f, 0, 1);
 	assert_int_not_equal(f->toy.vdev.polled, 0);
 	driver_reset(&f->d);
 	world_settle(&f->world);
 	bring_up(f, ALL, true);
 	round_trip(f, 1, 2);
-	ring->pace.polling = true;
+	ring->pace.polling[0].on = true;
 	round_trip(f, 0, 1); /* and in the end with all of it: teardown */
 }
 

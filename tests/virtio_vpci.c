@@ -24,7 +24,8 @@ static void is_found(void **state)
 	assert_int_equal(config_in(d, PCI_SUBSYSTEM_VENDOR_ID, 2), 0x1af4);
 	assert_true(config_in(d, PCI_SUBSYSTEM_ID, 2) >= 0x40);
 	assert_int_equal(config_in(d, PCI_INTERRUPT_PIN, 1), 1);
-	assert_true(d->common && d->notify && d->isr && d->config && d->window && d->msix);
+	assert_true(d->common && d->notify[BUS_PORT] && d->notify[BUS_MMIO] && d->isr &&
+	            d->config && d->window && d->msix);
 	assert_int_equal(reg_in(d, R_NUM_QUEUES, 2), NQUEUES);
 	assert_int_equal(status_in(d), 0);
 	assert_int_equal(config_in(d, d->msix + 2, 2), NQUEUES); /* and one for configuration */
@@ -141,32 +142,74 @@ static void interrupts_with_and_without_silent_writes(void **state)
 
 /* Doorbells. */
 
-static void doorbells_are_there_when_they_are_needed(void **state)
+/* The first kick makes an exit, and the next ones none, whichever way the driver takes. */
+static void doorbells_hang_where_they_are_rung(void **state)
 {
 	struct fixture *f = *state;
 	struct driver *d = &f->d;
 
 	driver_negotiate(d, ALL);
 	driver_queue(d, 0, 0, NO_VECTOR);
-	assert_int_equal(fake_kvm.nioeventfds, 0);
-	status_add(d, S_DRIVER_OK);
-	assert_int_equal(fake_kvm.nioeventfds, 1);
 	driver_queue(d, 1, 0, NO_VECTOR);
-	assert_int_equal(fake_kvm.nioeventfds, 2);
-	assert_int_not_equal(d->queue[0].bell, d->queue[1].bell);
-	round_trip(f, 1, 1);
+	status_add(d, S_DRIVER_OK);
+	world_settle(&f->world);
+	assert_int_equal(fake_kvm.nioeventfds, 0);
+	for (unsigned n = 0; n < 2; n++) {
+		round_trip(f, 1, 1);
+		assert_int_equal(fake_kvm.nioeventfds, 1);
+		assert_true(fake_kvm_write(BUS_PORT, d->queue[1].bell[BUS_PORT]));
+	}
+	world_settle(&f->world);
 	assert_int_equal(f->toy.notified[0], 1);
 
-	/* They move with the BAR. */
-	config_out(d, PCI_COMMAND, 2, PCI_COMMAND_MASTER);
-	assert_int_equal(fake_kvm.nioeventfds, 0);
-	config_out(d, PCI_BAR0, 4, 0xc0080000);
-	config_out(d, PCI_COMMAND, 2, PCI_COMMAND_MASTER | PCI_COMMAND_MEMORY);
-	assert_int_equal(fake_kvm.nioeventfds, 2);
-	assert_false(fake_kvm_write(d->queue[0].bell));
+	d->kicks = BUS_MMIO;
+	for (unsigned n = 0; n < 2; n++)
+		for (unsigned i = 0; i < NQUEUES; i++)
+			round_trip(f, i, 2);
+	assert_int_equal(fake_kvm.nioeventfds, NQUEUES);
 	for (unsigned i = 0; i < NQUEUES; i++) {
-		d->queue[i].bell += 0xc0080000 - d->bar;
-		round_trip(f, i, 2);
+		assert_false(fake_kvm_write(BUS_PORT, d->queue[i].bell[BUS_PORT]));
+		assert_true(fake_kvm_write(BUS_MMIO, d->queue[i].bell[BUS_MMIO]));
+	}
+}
+
+static void doorbells_move_with_their_bar(void **state)
+{
+	static const struct {
+		enum bus_space space;
+		unsigned reg, decode;
+		uint32_t elsewhere;
+	} bar[] = {
+		{ BUS_MMIO, PCI_BAR0, PCI_COMMAND_MEMORY, 0xc0080000 },
+		{ BUS_PORT, PCI_BAR1, PCI_COMMAND_IO, 0xc800 },
+	};
+	struct fixture *f = *state;
+	struct driver *d = &f->d;
+
+	bring_up(f, BASIC, true);
+	for (unsigned n = 0; n < 2; n++) {
+		enum bus_space space = d->kicks = bar[n].space;
+		uint64_t was = space == BUS_PORT ? d->ports : d->bar;
+
+		for (unsigned i = 0; i < NQUEUES; i++)
+			round_trip(f, i, 1);
+		assert_int_equal(fake_kvm.nioeventfds, NQUEUES);
+		/* The other one's goes: nothing of these. */
+		config_out(d, PCI_COMMAND, 2, PCI_COMMAND_MASTER | bar[n].decode);
+		assert_int_equal(fake_kvm.nioeventfds, NQUEUES);
+		config_out(d, PCI_COMMAND, 2, DRIVER_COMMAND & ~bar[n].decode);
+		assert_int_equal(fake_kvm.nioeventfds, 0);
+		config_out(d, bar[n].reg, 4, bar[n].elsewhere);
+		config_out(d, PCI_COMMAND, 2, DRIVER_COMMAND);
+		for (unsigned i = 0; i < NQUEUES; i++) {
+			d->queue[i].bell[space] += bar[n].elsewhere - was;
+			round_trip(f, i, 2);
+			assert_true(fake_kvm_write(space, d->queue[i].bell[space]));
+		}
+		if (space == BUS_MMIO) {
+			d->common += bar[n].elsewhere - was;
+			d->bar = bar[n].elsewhere;
+		}
 	}
 }
 
@@ -175,13 +218,25 @@ static void kicks_without_doorbells(void **state)
 {
 	struct fixture *f = *state;
 
-	driver_negotiate(&f->d, ALL);
-	driver_queue(&f->d, 0, 0, NO_VECTOR);
+	bring_up(f, BASIC, true);
 	fake_kvm.fail = ENOSPC;
-	status_add(&f->d, S_DRIVER_OK);
+	driver_kick(&f->d, 0);
 	fake_kvm.fail = 0;
 	assert_int_equal(fake_kvm.nioeventfds, 0);
-	round_trip(f, 0, 1);
+	world_settle(&f->world);
+	assert_int_equal(f->toy.notified[0], 2);
+}
+
+/* A queue that is not there, or not enabled, has no doorbell. */
+static void kicks_of_no_queue(void **state)
+{
+	struct fixture *f = *state;
+	struct driver *d = &f->d;
+
+	for (unsigned space = 0; space < 2; space++)
+		for (unsigned off = 0; off < 0x100; off++)
+			driver_out_to(d, space, d->notify[space] + off, 1, 0);
+	assert_int_equal(fake_kvm.nioeventfds, 0);
 }
 
 /* The interrupt line. */
@@ -282,7 +337,9 @@ int main(void)
 		TEST(window_reaches_the_bar),
 		TEST(each_queue_has_its_vector),
 		TEST(interrupts_with_and_without_silent_writes),
-		TEST(doorbells_are_there_when_they_are_needed),
+		TEST(doorbells_hang_where_they_are_rung),
+		TEST(doorbells_move_with_their_bar),
+		TEST(kicks_of_no_queue),
 		TEST(kicks_without_doorbells),
 		TEST(line_is_level_triggered),
 		TEST(line_may_be_off),

@@ -141,7 +141,8 @@ struct vdev {
 	uint16_t queue_select;
 	struct msix msix;
 	bool mastering; /* the guest lets the device access memory */
-	uint64_t bar;   /* where it is; 0: nowhere */
+	uint64_t bar;   /* where its registers are, */
+	uint64_t ports; /* and its ports; 0: nowhere */
 
 	/* Written under the lock, read anywhere. */
 	_Atomic uint16_t config_msix_vector;

@@ -16,7 +16,10 @@
 #define VENDOR_ID      0x1af4
 #define DEVICE_ID_BASE 0x1040 /* a modern device's (§4.1.2.1) */
 
-/* Where things are in BAR 0. MSI-X has a page of its own (PCI 3.0 §6.8.2). */
+/* BARs: registers, and ports to kick. */
+enum { REGISTERS, PORTS };
+
+/* Where things are among the registers. MSI-X has a page of its own (PCI 3.0 §6.8.2). */
 #define BAR_COMMON 0x0000
 #define BAR_ISR    0x0100
 #define BAR_CONFIG 0x0200
@@ -25,14 +28,17 @@
 #define BAR_PBA    0x1800
 #define BAR_SIZE   0x2000
 
+#define PORTS_SIZE 0x100
+
 #define NOTIFY_STEP 4 /* queue_notify_off is the queue's number */
 
 #define VECTORS_MAX (VDEV_QUEUES_MAX + 1)
 
 _Static_assert(BAR_CONFIG + VDEV_CONFIG_MAX <= BAR_NOTIFY &&
                        BAR_NOTIFY + NOTIFY_STEP * VDEV_QUEUES_MAX <= BAR_TABLE &&
+                       NOTIFY_STEP * VDEV_QUEUES_MAX <= PORTS_SIZE &&
                        BAR_TABLE + MSIX_TABLE_LEN(VECTORS_MAX) <= BAR_PBA && VECTORS_MAX <= 64,
-               "BAR 0 has room, and sets of vectors have");
+               "BARs have room, and sets of vectors have");
 _Static_assert(BAR_COMMON + VREGS_COMMON_LEN <= BAR_ISR, "likewise");
 
 /* Capabilities (§4.1.4). */
@@ -61,16 +67,65 @@ struct virtio_pci_cap {
 
 #define CAP_DATA offsetof(struct virtio_pci_cap, more)
 
-void vpci_doorbell_follow(struct vdev_queue *queue)
-{
-	uint64_t bar = queue->vdev->bar;
+/* Kicks. */
 
-	doorbell_move(&queue->doorbell, bar && queue->queue_enable
-	                                        ? bar + BAR_NOTIFY + NOTIFY_STEP * queue->index
-	                                        : 0);
+/*
+ * A kick made an exit, @off bytes behind where kicks begin at @address. Drivers take ports or
+ * memory, and not all queues: so the doorbell is hung where it is rung, and the next kicks there
+ * make none. Where KVM has no room for it they go on to.
+ */
+static void kick_take(struct vdev *vdev, enum bus_space space, uint64_t address, uint64_t off)
+{
+	uint64_t i = off / NOTIFY_STEP;
+	struct doorbell *bell;
+
+	if (i >= vdev->kind->nqueues)
+		return;
+	bell = &vdev->queue[i].doorbell;
+	if (address && vdev->queue[i].queue_enable)
+		doorbell_move(bell, space, address + NOTIFY_STEP * i);
+	eventfd_write(bell->fd, 1);
 }
 
-/* The BAR. */
+/* The BAR of this space has moved. */
+static void doorbells_off(struct vdev *vdev, enum bus_space space)
+{
+	for (unsigned i = 0; i < vdev->kind->nqueues; i++)
+		if (vdev->queue[i].doorbell.space == space)
+			doorbell_move(&vdev->queue[i].doorbell, space, 0);
+}
+
+/* The processor tells KVM the port; an address in memory takes decoding an instruction on AMD. */
+static void ports_write(void *dev, uint64_t off, unsigned len, uint64_t value)
+{
+	struct vdev *vdev = dev;
+
+	(void)len;
+	(void)value;
+	pthread_mutex_lock(&vdev->lock);
+	kick_take(vdev, BUS_PORT, vdev->ports, off);
+	pthread_mutex_unlock(&vdev->lock);
+}
+
+static uint64_t ports_read(void *dev, uint64_t off, unsigned len)
+{
+	(void)dev;
+	(void)off;
+	(void)len;
+	return 0;
+}
+
+static void ports_moved(void *dev, uint64_t base)
+{
+	struct vdev *vdev = dev;
+
+	pthread_mutex_lock(&vdev->lock);
+	vdev->ports = base;
+	doorbells_off(vdev, BUS_PORT);
+	pthread_mutex_unlock(&vdev->lock);
+}
+
+/* Registers. */
 
 static uint64_t registers_read(struct vdev *vdev, uint64_t off, unsigned len)
 {
@@ -103,8 +158,8 @@ static void registers_write(struct vdev *vdev, uint64_t off, unsigned len, uint6
 		return;
 	if (off >= BAR_TABLE)
 		msix_table_write(&vdev->msix, off - BAR_TABLE, len, value);
-	else if (off >= BAR_NOTIFY && (off - BAR_NOTIFY) / NOTIFY_STEP < vdev->kind->nqueues)
-		eventfd_write(vdev->queue[(off - BAR_NOTIFY) / NOTIFY_STEP].doorbell.fd, 1);
+	else if (off >= BAR_NOTIFY)
+		kick_take(vdev, BUS_MMIO, vdev->bar ? vdev->bar + BAR_NOTIFY : 0, off - BAR_NOTIFY);
 	else if (off >= BAR_CONFIG)
 		vregs_config_write(vdev, off - BAR_CONFIG, len, value);
 	else
@@ -126,36 +181,38 @@ static void bar_moved(void *dev, uint64_t base)
 
 	pthread_mutex_lock(&vdev->lock);
 	vdev->bar = base;
-	for (unsigned i = 0; i < vdev->kind->nqueues; i++)
-		vpci_doorbell_follow(&vdev->queue[i]);
+	doorbells_off(vdev, BUS_MMIO);
 	pthread_mutex_unlock(&vdev->lock);
 }
 
 /* Configuration space. */
 
 /*
- * The access window (§4.1.4.9): an access to its pci_cfg_data is one to the BAR. Whether it has an
- * offset and a length that a BAR can be accessed with.
+ * The access window (§4.1.4.9): an access to its pci_cfg_data is one to a BAR. Returns which, or
+ * NULL: it has no offset and length that a BAR can be accessed with.
  */
-static bool window_get(const struct vdev *vdev, uint32_t *off, uint32_t *len)
+static const struct pci_bar *window_get(const struct vdev *vdev, uint32_t *off, uint32_t *len)
 {
 	struct virtio_pci_cap cap;
 
 	memcpy(&cap, vdev->pci.config + vdev->window, sizeof(cap));
 	*off = cap.offset;
 	*len = cap.length;
-	return cap.bar == 0 && (*len == 1 || *len == 2 || *len == 4) && *off % *len == 0 &&
-	       *off < BAR_SIZE;
+	return cap.bar < PCI_BARS && (*len == 1 || *len == 2 || *len == 4) && *off % *len == 0 &&
+	                       *off < vdev->pci.bar[cap.bar].size
+	               ? &vdev->pci.bar[cap.bar]
+	               : NULL;
 }
 
 static void pci_reading(struct pci_device *device, unsigned reg, unsigned len)
 {
 	struct vdev *vdev = container_of(device, struct vdev, pci);
+	const struct pci_bar *bar;
 	uint32_t bar_off, bar_len;
 
 	(void)len;
-	if (reg == vdev->window + CAP_DATA && window_get(vdev, &bar_off, &bar_len))
-		pci_set32(device, reg, (uint32_t)bar_read(vdev, bar_off, bar_len));
+	if (reg == vdev->window + CAP_DATA && (bar = window_get(vdev, &bar_off, &bar_len)))
+		pci_set32(device, reg, (uint32_t)bar->ops->read(bar->dev, bar_off, bar_len));
 
 	uint16_t status = pci_get16(device, PCI_STATUS) & (uint16_t)~PCI_STATUS_INTERRUPT;
 
@@ -189,12 +246,13 @@ static void command_follow(struct vdev *vdev)
 static void pci_written(struct pci_device *device, unsigned reg, unsigned len)
 {
 	struct vdev *vdev = container_of(device, struct vdev, pci);
+	const struct pci_bar *bar;
 	uint32_t bar_off, bar_len;
 
 	if (reg + len > vdev->window && reg < vdev->window + sizeof(struct virtio_pci_cap))
 		pci_unmap(vdev->world->pci);
-	if (reg == vdev->window + CAP_DATA && window_get(vdev, &bar_off, &bar_len))
-		bar_write(vdev, bar_off, bar_len, pci_get32(device, reg));
+	if (reg == vdev->window + CAP_DATA && (bar = window_get(vdev, &bar_off, &bar_len)))
+		bar->ops->write(bar->dev, bar_off, bar_len, pci_get32(device, reg));
 	command_follow(vdev);
 }
 
@@ -261,14 +319,15 @@ void vpci_interrupt(struct vdev *vdev, uint8_t isr, uint64_t vectors)
 
 /* The function. */
 
-static int cap_add(struct vdev *vdev, enum cfg_type type, uint32_t offset, uint32_t length,
-                   uint32_t more)
+static int cap_add(struct vdev *vdev, enum cfg_type type, uint8_t bar, uint32_t offset,
+                   uint32_t length, uint32_t more)
 {
 	bool has_more = type == VIRTIO_PCI_CAP_NOTIFY_CFG || type == VIRTIO_PCI_CAP_PCI_CFG;
 	const struct virtio_pci_cap cap = {
 		.cap_vndr = PCI_CAP_ID_VNDR,
 		.cap_len = has_more ? sizeof(cap) : CAP_DATA,
 		.cfg_type = type,
+		.bar = bar,
 		.offset = offset,
 		.length = length,
 		.more = more,
@@ -280,18 +339,23 @@ static int cap_add(struct vdev *vdev, enum cfg_type type, uint32_t offset, uint3
 static int caps_add(struct vdev *vdev)
 {
 	unsigned nqueues = vdev->kind->nqueues;
-	int at = cap_add(vdev, VIRTIO_PCI_CAP_COMMON_CFG, BAR_COMMON, VREGS_COMMON_LEN, 0);
+	uint32_t kicks = NOTIFY_STEP * nqueues;
+	int at = cap_add(vdev, VIRTIO_PCI_CAP_COMMON_CFG, REGISTERS, BAR_COMMON, VREGS_COMMON_LEN,
+	                 0);
 
+	/* The better way first (§4.1.4.1). */
 	if (at >= 0)
-		at = cap_add(vdev, VIRTIO_PCI_CAP_NOTIFY_CFG, BAR_NOTIFY, NOTIFY_STEP * nqueues,
+		at = cap_add(vdev, VIRTIO_PCI_CAP_NOTIFY_CFG, PORTS, 0, kicks, NOTIFY_STEP);
+	if (at >= 0)
+		at = cap_add(vdev, VIRTIO_PCI_CAP_NOTIFY_CFG, REGISTERS, BAR_NOTIFY, kicks,
 		             NOTIFY_STEP);
 	if (at >= 0)
-		at = cap_add(vdev, VIRTIO_PCI_CAP_ISR_CFG, BAR_ISR, 1, 0);
+		at = cap_add(vdev, VIRTIO_PCI_CAP_ISR_CFG, REGISTERS, BAR_ISR, 1, 0);
 	if (at >= 0 && vdev->kind->config_len)
-		at = cap_add(vdev, VIRTIO_PCI_CAP_DEVICE_CFG, BAR_CONFIG, vdev->kind->config_len,
-		             0);
+		at = cap_add(vdev, VIRTIO_PCI_CAP_DEVICE_CFG, REGISTERS, BAR_CONFIG,
+		             vdev->kind->config_len, 0);
 	if (at >= 0)
-		at = cap_add(vdev, VIRTIO_PCI_CAP_PCI_CFG, 0, 0, 0);
+		at = cap_add(vdev, VIRTIO_PCI_CAP_PCI_CFG, REGISTERS, 0, 0, 0);
 	if (at < 0)
 		return at;
 
@@ -317,13 +381,14 @@ static void header_fill(struct vdev *vdev)
 	pci_set16(pci, PCI_SUBSYSTEM_ID, id);
 	pci->config[PCI_INTERRUPT_PIN] = 1;
 	pci->writable[PCI_INTERRUPT_LINE] = 0xff;
-	pci->writable[PCI_COMMAND] = PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER;
+	pci->writable[PCI_COMMAND] = PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER;
 	pci->writable[PCI_COMMAND + 1] = PCI_COMMAND_INTX_OFF >> 8;
 }
 
 int vpci_init(struct vdev *vdev)
 {
 	static const struct bus_ops bar_ops = { .read = bar_read, .write = bar_write };
+	static const struct bus_ops ports_ops = { .read = ports_read, .write = ports_write };
 	const struct vdev_world *world = vdev->world;
 	int err = 0;
 
@@ -332,11 +397,19 @@ int vpci_init(struct vdev *vdev)
 		vdev->queue[i].doorbell.fd = -1;
 
 	header_fill(vdev);
-	vdev->pci.bar = (struct pci_bar){
+	vdev->pci.bar[REGISTERS] = (struct pci_bar){
+		.space = BUS_MMIO,
 		.size = BAR_SIZE,
 		.ops = &bar_ops,
 		.dev = vdev,
 		.moved = bar_moved,
+	};
+	vdev->pci.bar[PORTS] = (struct pci_bar){
+		.space = BUS_PORT,
+		.size = PORTS_SIZE,
+		.ops = &ports_ops,
+		.dev = vdev,
+		.moved = ports_moved,
 	};
 	vdev->pci.reading = pci_reading;
 	vdev->pci.written = pci_written;

@@ -8,7 +8,6 @@
 #include <stdint.h>
 
 struct vdev;
-struct vdev_queue;
 
 /* Bits of the ISR status (§4.1.4.5). */
 #define VPCI_ISR_QUEUE  0x1
@@ -17,12 +16,6 @@ struct vdev_queue;
 /* Main thread: make the device's PCI function and put it on the bus. Returns 0 or -errno. */
 int vpci_init(struct vdev *vdev);
 void vpci_fini(struct vdev *vdev);
-
-/*
- * Under vdev->lock: kicks of @queue, if it is enabled, make no exit from here on. Where KVM has no
- * room for its doorbell they go on to make one.
- */
-void vpci_doorbell_follow(struct vdev_queue *queue);
 
 /* The set of vectors that holds @vector alone; empty when there is none (VIRTIO_MSI_NO_VECTOR). */
 uint64_t vpci_vector_bit(const struct vdev *vdev, uint16_t vector);

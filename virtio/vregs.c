@@ -161,8 +161,6 @@ static void status_write(struct vdev *vdev, uint8_t value)
 	    vdev->state == VDEV_IDLE) {
 		vdev->device_status |= STATUS_DRIVER_OK;
 		vdev->state = VDEV_LIVE;
-		for (unsigned i = 0; i < vdev->kind->nqueues; i++)
-			vpci_doorbell_follow(&vdev->queue[i]);
 		vdev_wake(vdev);
 	}
 }
@@ -208,10 +206,8 @@ static void queue_write(struct vdev *vdev, struct vdev_queue *queue, unsigned re
 		break;
 	case REG(queue_enable):
 		queue->queue_enable = value == 1;
-		if (queue->queue_enable && vdev->state == VDEV_LIVE) {
-			vpci_doorbell_follow(queue);
+		if (queue->queue_enable && vdev->state == VDEV_LIVE)
 			vdev_wake(vdev);
-		}
 		break;
 	}
 }

@@ -28,7 +28,7 @@
 #define HEAD	 0x100000 /* guest.ld */
 #define TSS	 0x40	  /* from HEAD on; the GDT is before it */
 #define IO_MAP	 104	  /* from TSS on */
-#define PORTS	 0x8000
+#define PORTS	 0x10000
 #define TSS_LIMIT (IO_MAP + PORTS / 8)
 #define CS_RING0 0x08
 #define SS_RING3 0x1b

@@ -32,10 +32,7 @@ static void do_mmio(void)
 /* A kick for nothing: the queue is enabled and empty. */
 static void do_kick(void)
 {
-	if (world.device.mmio)
-		mmio_set32(world.queue.doorbell, 0);
-	else
-		mmio_set16(world.queue.doorbell, 0);
+	queue_kick(&world.queue);
 }
 
 static void do_apic(void)

@@ -12,8 +12,9 @@
 #define CONFIG_DATA      0xcfc
 #define CONFIG_ENABLE    0x80000000u
 #define PCI_COMMAND      0x04
-#define COMMAND_ON       0x0406 /* memory, bus master, no INTx */
+#define COMMAND_ON       0x0407 /* ports, memory, bus master, no INTx */
 #define PCI_BAR0         0x10
+#define BAR_IO           0x01
 #define BAR_64           0x04
 #define PCI_CAPABILITIES 0x34
 #define PCI_CAP_VENDOR   0x09
@@ -115,7 +116,7 @@ static void config_set(uint32_t address, unsigned reg, uint32_t value)
 	outl(CONFIG_DATA, value);
 }
 
-/* Where a BAR lies; below 4 GiB, for that is what is mapped. */
+/* Where a BAR of memory lies; below 4 GiB, for that is what is mapped. */
 static uint64_t bar_get(uint32_t address, unsigned bar)
 {
 	static uint32_t next = BAR_WINDOW;
@@ -139,22 +140,24 @@ static uint64_t bar_get(uint32_t address, unsigned bar)
 	return next - size;
 }
 
-/* A vendor's capability (§4.1.4): cfg_type, bar, offset. */
+/* A vendor's capability (§4.1.4): cfg_type, bar, offset. Ports are for kicks alone. */
 static void cap_take(struct device *device, unsigned at, uint32_t first)
 {
 	unsigned type = first >> 24;
+	unsigned bar = config_get(device->address, at + 4) & 0xff;
+	uint32_t low = config_get(device->address, PCI_BAR0 + 4 * bar);
+	uint64_t where = config_get(device->address, at + 8);
 
-	if (type < CAP_COMMON || type > CAP_DEVICE)
+	if (type < CAP_COMMON || type > CAP_DEVICE || (low & BAR_IO && type != CAP_NOTIFY))
 		return;
 
-	uint64_t where = bar_get(device->address, config_get(device->address, at + 4) & 0xff) +
-	                 config_get(device->address, at + 8);
-
+	where += low & BAR_IO ? low & ~3u : bar_get(device->address, bar);
 	if (type == CAP_COMMON && !device->common) {
 		device->common = where;
 	} else if (type == CAP_NOTIFY && !device->notify) {
 		device->notify = where;
 		device->notify_multiplier = config_get(device->address, at + 16);
+		device->notify_by_port = low & BAR_IO;
 	} else if (type == CAP_DEVICE && !device->config) {
 		device->config = where;
 	}

@@ -29,6 +29,7 @@ struct device {
 	uint32_t address; /* for CONFIG_ADDRESS */
 	uint64_t notify;
 	uint32_t notify_multiplier;
+	bool notify_by_port;
 	uint64_t msix; /* table; 0: none */
 	/* MMIO */
 	unsigned gsi;
@@ -134,6 +135,16 @@ static inline volatile uint16_t *queue_used_event(const struct queue *queue)
 	return queue->avail + 2 + queue->size;
 }
 
+static inline void queue_kick(const struct queue *queue)
+{
+	if (queue->device->mmio)
+		mmio_set32(queue->doorbell, queue->index);
+	else if (queue->device->notify_by_port)
+		outw((uint16_t)queue->doorbell, queue->index);
+	else
+		mmio_set16(queue->doorbell, queue->index);
+}
+
 /* Show what was offered, and kick if the device wants that (§2.7.13). */
 static inline void queue_publish(struct queue *queue)
 {
@@ -153,10 +164,7 @@ static inline void queue_publish(struct queue *queue)
 	if (!wanted)
 		return;
 	queue->kicks++;
-	if (queue->device->mmio)
-		mmio_set32(queue->doorbell, queue->index);
-	else
-		mmio_set16(queue->doorbell, queue->index);
+	queue_kick(queue);
 }
 
 /* The next slot that came back, and how many bytes were written to it; -1: none. */
