@@ -49,16 +49,18 @@ void pace_init(struct pace *pace, uint64_t poll_nsec, bool may_give_way)
 	};
 }
 
-void pace_polled(struct pace *pace, bool found)
+void pace_polled(struct pace *pace, bool work, bool found)
 {
-	pace->polling = found;
-	patience_learn(&pace->vain, found);
+	pace->polling[work].on = found;
+	patience_learn(&pace->polling[work].vain, found);
 }
 
-void pace_slept(struct pace *pace, uint64_t nsec)
+void pace_slept(struct pace *pace, bool work, uint64_t nsec)
 {
+	struct polling *polling = &pace->polling[work];
+
 	if (nsec < SHORT_SLEEP * pace->poll_nsec)
-		pace->polling |= patience_over(&pace->vain);
+		polling->on |= patience_over(&polling->vain);
 }
 
 /* The system call: musl has no sched_setscheduler(). Threads that are started do not inherit it. */

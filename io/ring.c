@@ -22,7 +22,10 @@
 
 #define BUFFER_MAX (1ul << 30) /* that the kernel registers as one */
 
-#define POLL_LOOKS 16 /* between two looks at the clock */
+#define HEAD_START 8 /* disk operations */
+
+#define POLL_LOOKS   16 /* between two looks at the clock */
+#define GATHER_LOOKS 64 /* that find nothing are a gap: some microseconds */
 
 /* What CQEs carry that belong to no operation. */
 #define DATA_CANCEL NULL
@@ -107,6 +110,21 @@ static bool has_completions(const struct ring *ring)
 }
 
 /*
+ * A wait brings no more than was waited for (from Linux 6.14 on). What else has ended is to be
+ * served in the same batch. The flag may be stale: there is nothing behind it then.
+ */
+static void drain(struct ring *ring)
+{
+	for (uint64_t cqes = 0; cqes != ring->cqes && has_completions(ring);) {
+		cqes = ring->cqes;
+		ring->enters++;
+		if (io_uring_get_events(&ring->uring))
+			return;
+		reap(ring);
+	}
+}
+
+/*
  * -ETIME: nothing ended in time. -EBUSY: too many CQEs wait in the kernel; -EAGAIN: no memory for a
  * request. What could not be submitted stays queued, and reaping makes room.
  */
@@ -117,9 +135,13 @@ static void enter(struct ring *ring, unsigned wait)
 	int n = submit_and_wait(ring, wait);
 
 	ring->enters += calls;
+	if (near > ring->crowd)
+		ring->crowd = near;
 	assert(n >= 0 || n == -ETIME || n == -EINTR || n == -EBUSY || n == -EAGAIN || n == -EBADR);
 	if (wait || n < 0)
 		reap(ring);
+	if (wait && !ring->works)
+		drain(ring);
 	if (wait)
 		ring->trickles = ring->near < near && near - ring->near < near / 2;
 }
@@ -134,9 +156,21 @@ static struct io_uring_sqe *sqe_get(struct ring *ring)
 	return sqe;
 }
 
+/*
+ * Whether disks were idle, have this much to begin with, and are to get more: with a core to spare
+ * they work on it while the rest is being queued.
+ */
+static bool has_head_start(const struct ring *ring)
+{
+	return ring->pace.poll_nsec && ring->near == HEAD_START && !ring->works &&
+	       io_uring_sq_ready(&ring->uring) == HEAD_START;
+}
+
 static struct io_uring_sqe *op_start(struct ring *ring, struct io_op *op)
 {
 	assert(!ring->closing);
+	if (has_head_start(ring))
+		enter(ring, 0);
 	list_append(&ring->started, op);
 	ring->in_flight++;
 	op->near = op->works = op->pause = op->back = op->more = false;
@@ -415,7 +449,7 @@ bool ring_set_pace(struct ring *ring, uint64_t poll_nsec, bool may_give_way)
 
 bool ring_polls(const struct ring *ring)
 {
-	return ring->pace.polling;
+	return ring->pace.polling[ring->near > 0].on;
 }
 
 void ring_add_poller(struct ring *ring, struct ring_poller *poller)
@@ -441,6 +475,37 @@ static uint64_t now(void)
 	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
 }
 
+static bool look(struct ring *ring)
+{
+	bool found = false;
+
+	for (struct ring_poller *p = ring->pollers; p; p = p->next)
+		found |= p->look(p);
+	return found;
+}
+
+/*
+ * Who got back many requests offers as many again, one by one: they are to leave together, and not
+ * the first of them alone. Until there are as many as there were, or there is a gap.
+ */
+static void gather(struct ring *ring)
+{
+	unsigned finds = ring->crowd; /* at most: what is no disk I/O might never end */
+	unsigned gap = 0;
+
+	while (ring->near < ring->crowd && finds && gap < GATHER_LOOKS) {
+		if (look(ring)) {
+			finds--;
+			gap = 0;
+		} else {
+			gap++;
+			__builtin_ia32_pause();
+		}
+	}
+	if (ring->near < ring->crowd)
+		ring->crowd = ring->near;
+}
+
 /* Look for more. Returns whether there was something before the time was over. */
 static bool poll_for_more(struct ring *ring)
 {
@@ -450,11 +515,11 @@ static bool poll_for_more(struct ring *ring)
 		enter(ring, 0);
 	do {
 		for (unsigned i = 0; i < POLL_LOOKS; i++) {
-			bool found = has_completions(ring);
-
-			for (struct ring_poller *p = ring->pollers; p; p = p->next)
-				found |= p->look(p);
-			if (found)
+			if (look(ring)) {
+				gather(ring);
+				return true;
+			}
+			if (has_completions(ring))
 				return true;
 			__builtin_ia32_pause();
 		}
@@ -465,11 +530,12 @@ static bool poll_for_more(struct ring *ring)
 static void sleep_for_more(struct ring *ring)
 {
 	uint64_t begin = ring->pace.poll_nsec ? now() : 0;
+	bool work = ring->near;
 
 	pace_follow(&ring->pace, ring->enters, ring->cqes);
 	enter(ring, 1);
 	if (begin)
-		pace_slept(&ring->pace, now() - begin);
+		pace_slept(&ring->pace, work, now() - begin);
 }
 
 static void wait_for_more(struct ring *ring)
@@ -479,9 +545,10 @@ static void wait_for_more(struct ring *ring)
 	bool polls = ring_polls(ring) && !ring->pauses;
 
 	if (polls && idle) {
+		bool work = ring->near;
 		bool found = poll_for_more(ring);
 
-		pace_polled(&ring->pace, found);
+		pace_polled(&ring->pace, work, found);
 		if (found) /* is not to wait for a share of the others */
 			ring->trickles = false;
 	}

@@ -96,6 +96,7 @@ struct ring {
 	struct pace pace;
 	unsigned in_flight; /* how many are started */
 	unsigned near;      /* how many of these are disk I/O, */
+	unsigned crowd;     /* and were lately at the most */
 	unsigned works;     /* how many of that may take a core, */
 	unsigned pauses;    /* and how many ring_pause()s */
 	unsigned cancels;   /* ring_cancel()s that the kernel has not answered */

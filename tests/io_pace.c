@@ -18,16 +18,16 @@ static void short_sleeps_begin_polling(void **state)
 
 	(void)state;
 	pace_init(&pace, LIMIT, false);
-	pace_slept(&pace, 2 * LIMIT);
-	assert_false(pace.polling);
-	pace_slept(&pace, 2 * LIMIT - 1);
-	assert_true(pace.polling);
-	pace_polled(&pace, true);
-	assert_true(pace.polling);
+	pace_slept(&pace, 0, 2 * LIMIT);
+	assert_false(pace.polling[0].on);
+	pace_slept(&pace, 0, 2 * LIMIT - 1);
+	assert_true(pace.polling[0].on);
+	pace_polled(&pace, 0, true);
+	assert_true(pace.polling[0].on);
 
 	pace_init(&pace, 0, false);
-	pace_slept(&pace, 0);
-	assert_false(pace.polling);
+	pace_slept(&pace, 0, 0);
+	assert_false(pace.polling[0].on);
 }
 
 /* In vain once more: twice as many short sleeps until the next. Success forgives all. */
@@ -38,19 +38,40 @@ static void vain_polling_becomes_rare(void **state)
 	(void)state;
 	pace_init(&pace, LIMIT, false);
 	for (unsigned skip = 1; skip <= 63; skip = 2 * skip + 1) {
-		pace_polled(&pace, false);
+		pace_polled(&pace, 0, false);
 		for (unsigned i = 0; i < skip; i++) {
-			pace_slept(&pace, 0);
-			assert_false(pace.polling);
+			pace_slept(&pace, 0, 0);
+			assert_false(pace.polling[0].on);
 		}
-		pace_slept(&pace, 0);
-		assert_true(pace.polling);
+		pace_slept(&pace, 0, 0);
+		assert_true(pace.polling[0].on);
 	}
-	pace_polled(&pace, false);
-	assert_int_equal(pace.vain.skip, 63);
-	pace_polled(&pace, true);
-	pace_polled(&pace, false);
-	assert_int_equal(pace.vain.skip, 1);
+	pace_polled(&pace, 0, false);
+	assert_int_equal(pace.polling[0].vain.skip, 63);
+	pace_polled(&pace, 0, true);
+	pace_polled(&pace, 0, false);
+	assert_int_equal(pace.polling[0].vain.skip, 1);
+}
+
+/* Disks that take long are no reason not to look for guests. */
+static void disks_and_guests_are_learnt_apart(void **state)
+{
+	struct pace pace;
+
+	(void)state;
+	pace_init(&pace, LIMIT, false);
+	for (bool work = false;; work = true) {
+		pace_slept(&pace, work, 0);
+		assert_true(pace.polling[work].on);
+		if (work)
+			break;
+		assert_false(pace.polling[1].on);
+	}
+	pace_polled(&pace, true, false);
+	assert_true(pace.polling[0].on);
+	assert_false(pace.polling[1].on);
+	assert_int_equal(pace.polling[0].vain.skip, 0);
+	assert_int_equal(pace.polling[1].vain.skip, 1);
 }
 
 static int policy(void)
@@ -131,6 +152,7 @@ int main(void)
 		cmocka_unit_test(polling_takes_a_core_to_spare),
 		cmocka_unit_test(short_sleeps_begin_polling),
 		cmocka_unit_test(vain_polling_becomes_rare),
+		cmocka_unit_test(disks_and_guests_are_learnt_apart),
 		cmocka_unit_test(giving_way_is_kept_while_batches_grow),
 		cmocka_unit_test(a_given_policy_is_kept),
 		cmocka_unit_test(nobody_gives_way_unasked),

@@ -415,6 +415,7 @@ static void polling_starts_and_ends(void **state)
 	test.find_at = 0;
 
 	/* while disk I/O is in flight only if that leaves the core alone; */
+	ring->pace.polling[1].on = true;
 	for (int by_device = 0; by_device < 2; by_device++) {
 		struct result io = { .op = { .done = record, .by_device = by_device } };
 		int fds[2];
@@ -436,18 +437,190 @@ static void polling_starts_and_ends(void **state)
 
 	/* nothing ends it, and the sleep that follows is no reason to begin again. */
 	ring_set_pace(ring, 1000000, false);
-	ring->pace.polling = true;
+	ring->pace.polling[0].on = true;
 	timer.n = 0;
 	ring_timeout(ring, &timer.timer, 20000000);
 	test.ends = 0;
 	ring_step(ring);
 	assert_false(ring_polls(ring));
-	assert_int_equal(ring->pace.vain.skip, 1);
+	assert_int_equal(ring->pace.polling[0].vain.skip, 1);
 	assert_int_equal(test.ends, 1);
 	assert_int_equal(ring->pauses, 0); /* the timer was used for one before */
 	ring_set_pace(ring, 0, false);
 	ring_remove_poller(ring, &test.poller);
 	close(test.fd);
+}
+
+/* A batch with nothing but a timer's end. */
+static void ring_pause_and_step(struct ring *ring)
+{
+	struct result timer = { .op.done = record };
+
+	ring_timeout(ring, &timer.timer, 1000000);
+	wait_for(ring, &timer);
+}
+
+/* Reads of an empty pipe that count as disk I/O, which no thread of the kernel's works on. */
+#define READS 40
+
+struct reads {
+	struct ring *ring;
+	struct result read[READS];
+	char byte[READS];
+	int fds[2];
+	unsigned n; /* started */
+};
+
+static void reads_init(struct reads *reads, struct ring *ring)
+{
+	*reads = (struct reads){ .ring = ring };
+	assert_int_equal(pipe(reads->fds), 0);
+}
+
+static void reads_start(struct reads *reads, unsigned n)
+{
+	while (n--) {
+		struct result *read = &reads->read[reads->n];
+
+		*read = (struct result){ .op = { .done = record, .by_device = true } };
+		ring_read(reads->ring, &read->op, reads->fds[0], &reads->byte[reads->n++], 1, 0);
+	}
+}
+
+static unsigned reads_done(const struct reads *reads)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < reads->n; i++)
+		n += (unsigned)reads->read[i].n;
+	return n;
+}
+
+/* All of them end. */
+static void reads_end(struct reads *reads)
+{
+	static const char bytes[READS];
+
+	assert_int_equal(write(reads->fds[1], bytes, reads->n), reads->n);
+	while (reads_done(reads) < reads->n)
+		ring_step(reads->ring);
+}
+
+static void reads_fini(struct reads *reads)
+{
+	close(reads->fds[0]);
+	close(reads->fds[1]);
+}
+
+/* The kernel hands out what has ended in portions; it all belongs to one batch. */
+static void a_batch_takes_all_that_has_ended(void **state)
+{
+	static const char bytes[READS];
+	struct reads reads;
+	struct ring ring;
+
+	(void)state;
+	assert_int_equal(ring_init(&ring, 64), 0);
+	reads_init(&reads, &ring);
+	reads_start(&reads, READS);
+	ring_pause_and_step(&ring);
+	assert_int_equal(write(reads.fds[1], bytes, READS), READS);
+	ring_step(&ring);
+	assert_int_equal(reads_done(&reads), READS);
+	reads_fini(&reads);
+	ring_fini(&ring);
+}
+
+/* With a core to spare a disk that was idle begins with the first few, before the rest is queued.
+ */
+static void idle_disks_get_a_head_start(void **state)
+{
+	for (unsigned spare = 0; spare < 2; spare++) {
+		struct reads reads;
+		struct ring ring;
+		uint64_t enters;
+
+		(void)state;
+		assert_int_equal(ring_init(&ring, 64), 0);
+		ring_set_pace(&ring, spare ? 1000 : 0, false);
+		spare = ring.pace.poll_nsec > 0; /* this kernel can */
+		enters = ring.enters;
+		reads_init(&reads, &ring);
+		reads_start(&reads, 8);
+		assert_int_equal(ring.enters, enters);
+		reads_start(&reads, 1);
+		assert_int_equal(ring.enters, enters + spare);
+		assert_int_equal(io_uring_sq_ready(&ring.uring), spare ? 1 : 9);
+		reads_start(&reads, READS - 9); /* it is busy */
+		assert_int_equal(ring.enters, enters + spare);
+		reads_end(&reads);
+		reads_fini(&reads);
+		ring_fini(&ring);
+	}
+}
+
+struct refill {
+	struct ring_poller poller;
+	struct reads *reads;
+	unsigned looks, every, left;
+};
+
+/* A guest that offers one more read at every so-manyth look. */
+static bool refill(struct ring_poller *poller)
+{
+	struct refill *refill = container_of(poller, struct refill, poller);
+
+	if (!refill->left || ++refill->looks % refill->every)
+		return false;
+	refill->left--;
+	reads_start(refill->reads, 1);
+	return true;
+}
+
+static void refill_end(struct ring_poller *poller)
+{
+	(void)poller;
+}
+
+/* As many as there were leave together; not those behind a gap, and nobody waits for them again. */
+static void what_is_offered_one_by_one_leaves_together(void **state)
+{
+	struct reads reads;
+	struct refill guest = { .poller = { refill, refill_end, NULL }, .reads = &reads };
+	struct ring ring;
+
+	(void)state;
+	assert_int_equal(ring_init(&ring, 64), 0);
+	if (!ring_set_pace(&ring, SECOND, false)) {
+		ring_fini(&ring);
+		skip();
+	}
+	ring_add_poller(&ring, &guest.poller);
+	for (unsigned gap = 0; gap < 2; gap++) {
+		reads_init(&reads, &ring);
+		reads_start(&reads, 6);
+		reads_end(&reads);
+		assert_int_equal(ring.near, 0);
+		assert_in_range(ring.crowd, 6, 8);
+
+		ring.pace.polling[0].on = true;
+		guest.left = 8;
+		guest.looks = 0;
+		guest.every = gap ? 1000 : 10;
+		uint64_t sqes = ring.sqes, enters = ring.enters;
+		struct result timer = { .op.done = record };
+
+		ring_timeout(&ring, &timer.timer, 1000000);
+		ring_step(&ring);
+		assert_int_equal(ring.sqes - sqes, 1 + (gap ? 1 : ring.crowd));
+		assert_int_equal(ring.enters - enters, 2); /* the timer; and they */
+		assert_int_equal(ring.near, gap ? 1 : ring.crowd);
+		guest.left = 0;
+		reads_end(&reads);
+		reads_fini(&reads);
+	}
+	ring_remove_poller(&ring, &guest.poller);
+	ring_fini(&ring);
 }
 
 /* What is held outlives its descriptor, and the ring by no more than the kernel takes. */
@@ -867,6 +1040,9 @@ int main(void)
 		cmocka_unit_test_setup_teardown(registered_memory_is_used, setup, teardown),
 		cmocka_unit_test(what_is_held_goes_with_the_ring),
 		cmocka_unit_test_setup_teardown(polling_starts_and_ends, setup, teardown),
+		cmocka_unit_test(a_batch_takes_all_that_has_ended),
+		cmocka_unit_test(idle_disks_get_a_head_start),
+		cmocka_unit_test(what_is_offered_one_by_one_leaves_together),
 		cmocka_unit_test_setup_teardown(a_share_is_not_waited_for_for_ever, setup,
 		                                teardown),
 		cmocka_unit_test_setup_teardown(no_share_of_what_waits, setup, teardown),

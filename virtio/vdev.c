@@ -51,16 +51,18 @@ static void kicked(struct io_watch *watch)
 
 /* Polling: while the ring does, it looks at the queues that else wait for a kick. */
 
+static void queue_poll(struct vdev_queue *queue)
+{
+	if (vdev_runs(queue) && queue->virtq.waiting) {
+		virtq_kicks_off(&queue->virtq);
+		queue->vdev->polled |= bit(queue);
+	}
+}
+
 static void poll_begin(struct vdev *vdev)
 {
-	for (unsigned i = 0; i < vdev->kind->nqueues; i++) {
-		struct vdev_queue *queue = &vdev->queue[i];
-
-		if (vdev_runs(queue) && queue->virtq.waiting) {
-			virtq_kicks_off(&queue->virtq);
-			vdev->polled |= bit(queue);
-		}
-	}
+	for (unsigned i = 0; i < vdev->kind->nqueues; i++)
+		queue_poll(&vdev->queue[i]);
 }
 
 static bool poll_look(struct ring_poller *poller)
@@ -74,6 +76,7 @@ static bool poll_look(struct ring_poller *poller)
 		if (vdev_runs(queue) && virtq_peek(&queue->virtq)) {
 			vdev->polled &= ~bit(queue);
 			queue_serve(queue);
+			queue_poll(queue);
 			found = true;
 		}
 	}
