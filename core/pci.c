@@ -189,17 +189,20 @@ static uint64_t config_read(struct pci *pci, unsigned devfn, unsigned reg, unsig
 	return value;
 }
 
-/* A BAR answers where its register says, while the command register lets it. */
-static void bar_follow(struct pci_device *device, unsigned i)
+/* A BAR answers where its register says, in its window, while the command register lets it. */
+static void bar_follow(struct pci *pci, struct pci_device *device, unsigned i)
 {
 	static const uint16_t enable[] = {
 		[BUS_PORT] = PCI_COMMAND_IO,
 		[BUS_MMIO] = PCI_COMMAND_MEMORY,
 	};
 	struct pci_bar *bar = &device->bar[i];
-	bool on = pci_get16(device, PCI_COMMAND) & enable[bar->space];
-	uint64_t base = on ? pci_get32(device, PCI_BAR0 + 4 * i) & -bar->size : 0;
+	const struct pci_window *window = &pci->window[bar->space];
+	uint64_t base = pci_get32(device, PCI_BAR0 + 4 * i) & -bar->size;
 
+	if (!(pci_get16(device, PCI_COMMAND) & enable[bar->space]) || base < window->base ||
+	    base - window->base + bar->size > window->len)
+		base = 0;
 	if (!bar->size || base == bar->base)
 		return;
 	bar->base = base;
@@ -221,7 +224,7 @@ static void config_write(struct pci *pci, unsigned devfn, unsigned reg, unsigned
 		*byte = (uint8_t)((*byte & ~mask) | ((value >> 8 * i) & mask));
 	}
 	for (unsigned i = 0; i < PCI_BARS; i++)
-		bar_follow(device, i);
+		bar_follow(pci, device, i);
 	if (device->written)
 		device->written(device, reg, len);
 	show(pci, device, devfn >> 3);

@@ -54,7 +54,7 @@ struct pci_config {
 struct pci_bar {
 	enum bus_space space;
 	uint32_t size; /* a power of two, of memory at least 4 KiB, at most 256 ports; 0: none */
-	const struct bus_ops *ops; /* called on vCPU threads, no lock held */
+	const struct bus_ops *ops; /* called on vCPU threads, by the bus with no lock held */
 	void *dev;
 	/* The BAR now answers at @base; 0: nowhere. Under pci's lock: must not call back. */
 	void (*moved)(void *dev, uint64_t base);

@@ -245,29 +245,31 @@ static int size_check(const struct backing *backing, char *why)
 	return 0;
 }
 
-static void flags_add(int fd, int flags)
+/* Returns whether they are granted: all, or none. */
+static bool flags_add(int fd, int flags)
 {
 	int present = fcntl(fd, F_GETFL);
 
-	if (present >= 0)
-		fcntl(fd, F_SETFL, present | flags);
+	return present >= 0 && !fcntl(fd, F_SETFL, present | flags);
 }
 
 /*
  * What makes reads and writes cheaper, where it is granted. The time of a read is noted only by
  * who does not own the file.
  *
- * tmpfs is memory: nothing waits there, but io_uring hands it to a worker thread all the same. Not
- * with these two flags: they stand for nothing else there, past a page cache that there is not and
- * with no alignment. Before Linux 6.6 tmpfs refuses both.
+ * tmpfs is memory: but for swap, and for a range that is being discarded, nothing waits there. All
+ * the same io_uring hands each operation to a worker thread, but not with these two flags. They
+ * stand for nothing else in tmpfs: it has no other way than its page cache, and no alignment.
+ * Before Linux 6.6 it refuses both. A device's node tells the file system of /dev and not what it
+ * stands for.
  */
-static void hasten(const struct backing *backing)
+static void hasten(struct backing *backing, const struct stat *st)
 {
 	struct statfs fs;
 
 	flags_add(backing->fd, O_NOATIME);
-	if (!fstatfs(backing->fd, &fs) && fs.f_type == TMPFS_MAGIC)
-		flags_add(backing->fd, O_DIRECT | O_NONBLOCK);
+	if (S_ISREG(st->st_mode) && !fstatfs(backing->fd, &fs) && fs.f_type == TMPFS_MAGIC)
+		backing->at_once = flags_add(backing->fd, O_DIRECT | O_NONBLOCK);
 }
 
 int backing_open(struct backing *backing, const struct backing_config *config, char *why)
@@ -291,7 +293,7 @@ int backing_open(struct backing *backing, const struct backing_config *config, c
 		return err;
 	}
 	backing->block = block_find(backing, &st);
-	hasten(backing);
+	hasten(backing, &st);
 	return 0;
 }
 

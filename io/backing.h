@@ -32,6 +32,7 @@ struct backing {
 	const struct backing_config *config;
 	int fd;
 	uint32_t block; /* bytes that the host writes without reading: a power of two */
+	bool at_once;   /* the kernel reads and writes it while it takes the operation */
 
 	/* With O_DIRECT what offsets and lengths, and memory must be a multiple of. */
 	uint32_t align; /* at least BACKING_SECTOR */

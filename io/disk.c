@@ -49,11 +49,21 @@ static bool is_aligned(const struct disk_op *op)
 	return true;
 }
 
+static bool moves(const struct disk_op *op)
+{
+	return op->kind == DISK_READ || op->kind == DISK_WRITE;
+}
+
+static bool takes_range(const struct disk_op *op)
+{
+	return op->kind == DISK_DISCARD || op->kind == DISK_ZERO;
+}
+
 static void op_start(struct disk_op *op)
 {
 	struct disk *disk = op->disk;
 
-	op->alone = (op->kind == DISK_READ || op->kind == DISK_WRITE) && !is_aligned(op);
+	op->alone = moves(op) ? !is_aligned(op) : takes_range(op) && disk->backing.at_once;
 	if (!disk->waiting && may_run(op)) {
 		op_run(op);
 	} else {

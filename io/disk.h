@@ -16,7 +16,8 @@
  * Nobody waits unless O_DIRECT meets what is not aligned. Such an operation goes through a bounce
  * buffer, and a block of which only a part is written is read before: so its turn is its alone, and
  * operations wait for each other in the order of their starts until that is over. Guests that heed
- * the physical block size cause none of this.
+ * the physical block size cause none of this. Alone, too, goes what gives ranges back where the
+ * kernel writes at once (struct backing): a write would make the main thread wait for that.
  */
 #ifndef IO_DISK_H
 #define IO_DISK_H

@@ -22,10 +22,12 @@
 
 #define BUFFER_MAX (1ul << 30) /* that the kernel registers as one */
 
-#define HEAD_START 8 /* disk operations */
+#define HEAD_START   8 /* disk operations */
+#define DRAIN_ROUNDS 8
 
-#define POLL_LOOKS   16 /* between two looks at the clock */
-#define GATHER_LOOKS 64 /* that find nothing are a gap: some microseconds */
+#define POLL_LOOKS   16   /* between two looks at the clock */
+#define GATHER_GAP   64   /* looks that find nothing: some microseconds */
+#define GATHER_LOOKS 1024 /* in all */
 
 /* What CQEs carry that belong to no operation. */
 #define DATA_CANCEL NULL
@@ -110,16 +112,20 @@ static bool has_completions(const struct ring *ring)
 }
 
 /*
- * A wait brings no more than was waited for (from Linux 6.14 on). What else has ended is to be
- * served in the same batch. The flag may be stale: there is nothing behind it then.
+ * A wait brings no more than was waited for (from Linux 6.14 on), and the next calls 20 each. What
+ * else disks have ended is to be served in the same batch; others may go on without end.
  */
 static void drain(struct ring *ring)
 {
-	for (uint64_t cqes = 0; cqes != ring->cqes && has_completions(ring);) {
-		cqes = ring->cqes;
-		ring->enters++;
-		if (io_uring_get_events(&ring->uring))
-			return;
+	for (unsigned i = 0; i < DRAIN_ROUNDS && ring->near && !ring->works; i++) {
+		if (!io_uring_cq_ready(&ring->uring)) {
+			if (!has_completions(ring))
+				return;
+			ring->enters++;
+			io_uring_get_events(&ring->uring);
+			if (!io_uring_cq_ready(&ring->uring)) /* the flag was stale */
+				return;
+		}
 		reap(ring);
 	}
 }
@@ -140,10 +146,10 @@ static void enter(struct ring *ring, unsigned wait)
 	assert(n >= 0 || n == -ETIME || n == -EINTR || n == -EBUSY || n == -EAGAIN || n == -EBADR);
 	if (wait || n < 0)
 		reap(ring);
-	if (wait && !ring->works)
+	if (wait) {
 		drain(ring);
-	if (wait)
 		ring->trickles = ring->near < near && near - ring->near < near / 2;
+	}
 }
 
 static struct io_uring_sqe *sqe_get(struct ring *ring)
@@ -486,21 +492,18 @@ static bool look(struct ring *ring)
 
 /*
  * Who got back many requests offers as many again, one by one: they are to leave together, and not
- * the first of them alone. Until there are as many as there were, or there is a gap.
+ * the first of them alone. Until there are as many as there were, there is a gap, or others wait.
  */
 static void gather(struct ring *ring)
 {
-	unsigned finds = ring->crowd; /* at most: what is no disk I/O might never end */
 	unsigned gap = 0;
 
-	while (ring->near < ring->crowd && finds && gap < GATHER_LOOKS) {
-		if (look(ring)) {
-			finds--;
-			gap = 0;
-		} else {
-			gap++;
+	for (unsigned i = 0; i < GATHER_LOOKS && gap < GATHER_GAP; i++) {
+		if (ring->near >= ring->crowd || io_uring_cq_ready(&ring->uring))
+			break;
+		gap = look(ring) ? 0 : gap + 1;
+		if (gap)
 			__builtin_ia32_pause();
-		}
 	}
 	if (ring->near < ring->crowd)
 		ring->crowd = ring->near;

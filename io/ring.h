@@ -9,8 +9,9 @@
  *
  *   io_uring_enter (submits what was queued, waits) -> done() of every completion -> hooks
  *
- * so all that a batch queues leaves in the next batch's one system call, and done() never runs
- * inside the call that started an operation. done() runs exactly once for each start; from start to
+ * so all that a batch queues leaves in the next batch's one system call (but what the queue has no
+ * room for, and the head start of idle disks), and done() never runs inside the call that started
+ * an operation. done() runs exactly once for each start; from start to
  * done() the operation and its buffer belong to the kernel; in done() they are the caller's again
  * and may be used anew.
  */

@@ -182,7 +182,14 @@ static void the_bar_moves(void **state)
 	assert_int_equal(f->value, 0x1234);
 
 	/* Outside the window it answers nowhere. */
-	out(f, BUS_MMIO, device + PCI_BAR0, 4, 0x10000000);
+	static const uint32_t outside[] = { 0x10000000, MMIO - 0x2000, MMIO + 0x10000 };
+
+	for (unsigned i = 0; i < 3; i++) {
+		out(f, BUS_MMIO, device + PCI_BAR0, 4, MMIO + 0x8000);
+		assert_int_equal(f->base, MMIO + 0x8000);
+		out(f, BUS_MMIO, device + PCI_BAR0, 4, outside[i]);
+		assert_int_equal(f->base, 0);
+	}
 	assert_int_equal(in(f, BUS_MMIO, 0x10000000, 4), 0xffffffff);
 	out(f, BUS_MMIO, device + PCI_COMMAND, 2, 0);
 	assert_int_equal(f->base, 0);
@@ -211,7 +218,7 @@ static void ports_move(void **state)
 	out(f, BUS_PORT, IO + 0x84, 2, 0x12);
 	assert_int_equal(f->off, 0x20004);
 	assert_int_equal(f->value, 0x12);
-	out(f, BUS_MMIO, device + PCI_COMMAND, 2, 0);
+	out(f, BUS_MMIO, device + PCI_BAR1, 4, 0x300);
 	assert_int_equal(f->base, 0);
 }
 

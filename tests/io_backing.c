@@ -1,6 +1,7 @@
 /* Disk images: what -d says, and what is opened, locked, refused. */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/loop.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -8,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -190,6 +192,36 @@ static void size_in_whole_sectors(void **state)
 	backing_close(&backing);
 }
 
+/* Its node may lie in tmpfs: that says nothing of what is behind it. */
+static void a_device_is_not_where_its_node_lies(void **state)
+{
+	struct backing_config config;
+	struct backing backing;
+	char why[BACKING_WHY_MAX], path[32];
+	int control = open("/dev/loop-control", O_RDWR | O_CLOEXEC);
+	int number = control < 0 ? -1 : ioctl(control, LOOP_CTL_GET_FREE);
+	int loop, image;
+
+	(void)state;
+	snprintf(path, sizeof(path), "/dev/loop%d", number);
+	loop = open(path, O_RDWR | O_CLOEXEC);
+	close(control);
+	make("a.img", 1 << 20);
+	image = open("a.img", O_RDWR | O_CLOEXEC);
+	if (loop < 0 || ioctl(loop, LOOP_SET_FD, image)) {
+		close(loop);
+		close(image);
+		skip(); /* not root, or no loop devices */
+	}
+	assert_int_equal(try_open(&backing, &config, path, why), 0);
+	assert_false(backing.at_once);
+	assert_int_equal(fcntl(backing.fd, F_GETFL) & (O_DIRECT | O_NONBLOCK), 0);
+	backing_close(&backing);
+	ioctl(loop, LOOP_CLR_FD);
+	close(loop);
+	close(image);
+}
+
 static void one_writer_or_many_readers(void **state)
 {
 	struct backing_config config[3];
@@ -363,6 +395,8 @@ int main(void)
 		cmocka_unit_test(other_words_are_refused),
 		cmocka_unit_test_setup_teardown(what_is_no_disk_is_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(size_in_whole_sectors, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_device_is_not_where_its_node_lies, setup,
+		                                teardown),
 		cmocka_unit_test_setup_teardown(one_writer_or_many_readers, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_killed_writer_leaves_no_lock, setup, teardown),
 		cmocka_unit_test_setup_teardown(readonly_does_not_need_the_right_to_write, setup,

@@ -551,6 +551,11 @@ static void idle_disks_get_a_head_start(void **state)
 		reads_start(&reads, 1);
 		assert_int_equal(ring.enters, enters + spare);
 		assert_int_equal(io_uring_sq_ready(&ring.uring), spare ? 1 : 9);
+		ring.pace.polling[1].on = true; /* as was learnt while disks were at work */
+		assert_true(ring_polls(&ring));
+		ring.pace.polling[1].on = false;
+		ring.pace.polling[0].on = true;
+		assert_false(ring_polls(&ring));
 		reads_start(&reads, READS - 9); /* it is busy */
 		assert_int_equal(ring.enters, enters + spare);
 		reads_end(&reads);
@@ -610,17 +615,45 @@ static void what_is_offered_one_by_one_leaves_together(void **state)
 		uint64_t sqes = ring.sqes, enters = ring.enters;
 		struct result timer = { .op.done = record };
 
-		ring_timeout(&ring, &timer.timer, 1000000);
+		ring_timeout(&ring, &timer.timer, 100000000);
 		ring_step(&ring);
 		assert_int_equal(ring.sqes - sqes, 1 + (gap ? 1 : ring.crowd));
 		assert_int_equal(ring.enters - enters, 2); /* the timer; and they */
 		assert_int_equal(ring.near, gap ? 1 : ring.crowd);
+		assert_int_equal(ring.crowd, ring.near);
 		guest.left = 0;
 		reads_end(&reads);
 		reads_fini(&reads);
 	}
 	ring_remove_poller(&ring, &guest.poller);
 	ring_fini(&ring);
+}
+
+static bool something_else(struct ring_poller *poller)
+{
+	container_of(poller, struct refill, poller)->looks++;
+	return true;
+}
+
+/* What is found again and again, and is no disk I/O, keeps nobody. */
+static void gathering_ends(void **state)
+{
+	struct refill guest = { .poller = { something_else, refill_end, NULL } };
+	struct result timer = { .op.done = record };
+	struct ring *ring = *state;
+
+	if (!ring_set_pace(ring, SECOND, false))
+		skip();
+	ring_add_poller(ring, &guest.poller);
+	ring->crowd = 1000000;
+	ring->pace.polling[0].on = true;
+	ring_timeout(ring, &timer.timer, 1000000);
+	ring_step(ring);
+	assert_in_range(guest.looks, 2, 2000);
+	assert_int_equal(ring->crowd, 0);
+	wait_for(ring, &timer);
+	ring_set_pace(ring, 0, false);
+	ring_remove_poller(ring, &guest.poller);
 }
 
 /* What is held outlives its descriptor, and the ring by no more than the kernel takes. */
@@ -1042,6 +1075,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(polling_starts_and_ends, setup, teardown),
 		cmocka_unit_test(a_batch_takes_all_that_has_ended),
 		cmocka_unit_test(idle_disks_get_a_head_start),
+		cmocka_unit_test_setup_teardown(gathering_ends, setup, teardown),
 		cmocka_unit_test(what_is_offered_one_by_one_leaves_together),
 		cmocka_unit_test_setup_teardown(a_share_is_not_waited_for_for_ever, setup,
 		                                teardown),

@@ -138,6 +138,18 @@ static void polled(struct fixture *f, uint64_t features)
 	}
 	assert_int_equal(vdev->queue[0].kicks, kicks);
 
+	/* More than once before the ring sleeps. */
+	assert_int_equal(vdev->polled, 3);
+	for (unsigned n = 0; n < 3; n++) {
+		assert_false(vdev->poller.look(&vdev->poller));
+		driver_add(&f->d, 0, DATA, 4, DATA + 4, 4);
+		assert_true(vdev->poller.look(&vdev->poller));
+		assert_false(kick_wanted(f, 0));
+	}
+	world_settle(&f->world);
+	for (unsigned n = 0; n < 3; n++)
+		driver_wait(&f->d, 0);
+
 	ring_set_pace(ring, 1000, false);
 	ring->pace.polling[0].on = true;
 	world_settle(&f->world);

@@ -95,6 +95,32 @@ static void window_reaches_the_bar(void **state)
 	assert_int_equal(config_in(d, d->window + 16, 1), 0);
 }
 
+/* The other BAR, too: a kick. */
+static void window_reaches_the_ports(void **state)
+{
+	struct fixture *f = *state;
+	struct driver *d = &f->d;
+	unsigned kicks;
+
+	bring_up(f, BASIC, true);
+	world_settle(&f->world);
+	kicks = f->toy.notified[0];
+	config_out(d, d->window + 4, 1, 1);
+	config_out(d, d->window + 8, 4, 0x100); /* beyond its end */
+	config_out(d, d->window + 12, 4, 2);
+	config_out(d, d->window + 16, 2, 0);
+	world_settle(&f->world);
+	assert_int_equal(f->toy.notified[0], kicks);
+	config_out(d, d->window + 8, 4, 0);
+	config_out(d, d->window + 16, 2, 0);
+	world_settle(&f->world);
+	assert_int_equal(f->toy.notified[0], kicks + 1);
+	config_out(d, d->window + 4, 1, 2); /* there is no such BAR */
+	config_out(d, d->window + 16, 2, 0);
+	world_settle(&f->world);
+	assert_int_equal(f->toy.notified[0], kicks + 1);
+}
+
 /* MSI-X. */
 
 static void each_queue_has_its_vector(void **state)
@@ -162,15 +188,17 @@ static void doorbells_hang_where_they_are_rung(void **state)
 	world_settle(&f->world);
 	assert_int_equal(f->toy.notified[0], 1);
 
+	/* It stays there, or a guest could keep KVM busy with moving it. */
 	d->kicks = BUS_MMIO;
 	for (unsigned n = 0; n < 2; n++)
 		for (unsigned i = 0; i < NQUEUES; i++)
 			round_trip(f, i, 2);
 	assert_int_equal(fake_kvm.nioeventfds, NQUEUES);
-	for (unsigned i = 0; i < NQUEUES; i++) {
-		assert_false(fake_kvm_write(BUS_PORT, d->queue[i].bell[BUS_PORT]));
+	assert_true(fake_kvm_write(BUS_MMIO, d->queue[0].bell[BUS_MMIO]));
+	assert_true(fake_kvm_write(BUS_PORT, d->queue[1].bell[BUS_PORT]));
+	assert_false(fake_kvm_write(BUS_MMIO, d->queue[1].bell[BUS_MMIO]));
+	for (unsigned i = 2; i < NQUEUES; i++)
 		assert_true(fake_kvm_write(BUS_MMIO, d->queue[i].bell[BUS_MMIO]));
-	}
 }
 
 static void doorbells_move_with_their_bar(void **state)
@@ -191,6 +219,9 @@ static void doorbells_move_with_their_bar(void **state)
 		enum bus_space space = d->kicks = bar[n].space;
 		uint64_t was = space == BUS_PORT ? d->ports : d->bar;
 
+		config_out(d, PCI_COMMAND, 2, PCI_COMMAND_MASTER);
+		assert_int_equal(fake_kvm.nioeventfds, 0);
+		config_out(d, PCI_COMMAND, 2, DRIVER_COMMAND);
 		for (unsigned i = 0; i < NQUEUES; i++)
 			round_trip(f, i, 1);
 		assert_int_equal(fake_kvm.nioeventfds, NQUEUES);
@@ -337,6 +368,7 @@ int main(void)
 		TEST(window_reaches_the_bar),
 		TEST(each_queue_has_its_vector),
 		TEST(interrupts_with_and_without_silent_writes),
+		TEST(window_reaches_the_ports),
 		TEST(doorbells_hang_where_they_are_rung),
 		TEST(doorbells_move_with_their_bar),
 		TEST(kicks_of_no_queue),

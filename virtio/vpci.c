@@ -71,8 +71,8 @@ struct virtio_pci_cap {
 
 /*
  * A kick made an exit, @off bytes behind where kicks begin at @address. Drivers take ports or
- * memory, and not all queues: so the doorbell is hung where it is rung, and the next kicks there
- * make none. Where KVM has no room for it they go on to.
+ * memory, and not all queues: so the doorbell is hung where it is rung first, and the next kicks
+ * there make none. Where KVM has no room for it they go on to.
  */
 static void kick_take(struct vdev *vdev, enum bus_space space, uint64_t address, uint64_t off)
 {
@@ -82,7 +82,7 @@ static void kick_take(struct vdev *vdev, enum bus_space space, uint64_t address,
 	if (i >= vdev->kind->nqueues)
 		return;
 	bell = &vdev->queue[i].doorbell;
-	if (address && vdev->queue[i].queue_enable)
+	if (address && vdev->queue[i].queue_enable && !bell->address)
 		doorbell_move(bell, space, address + NOTIFY_STEP * i);
 	eventfd_write(bell->fd, 1);
 }

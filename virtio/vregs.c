@@ -55,7 +55,7 @@ static struct vdev_queue *selected(const struct vdev *vdev)
 	return vdev->queue_select < vdev->kind->nqueues ? &vdev->queue[vdev->queue_select] : NULL;
 }
 
-/* Its doorbell stays where it is, as nobody listens: to move it takes the kernel long. */
+/* Its doorbell stays until its BAR moves, as nobody listens: to take it down takes KVM long. */
 void vregs_reset_queue(struct vdev *vdev, unsigned i)
 {
 	struct vdev_queue *queue = &vdev->queue[i];
