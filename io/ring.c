@@ -13,12 +13,15 @@
 #include "io/ring.h"
 
 /*
- * Waiting for many: a quarter of what is in flight, when that is two or more, for 0.1 ms. Measured
- * (bench/README.md): buffered writes then take 0.13 system calls each and not 0.5.
+ * Waiting for many: a quarter of what is in flight, when that is two or more. The limit is no
+ * shorter than the kernel's tick: a timer that would be the processor's next has to be programmed,
+ * and in a VM that is an exit. So disks for which a share takes longer than it should are left
+ * alone for a while. Measured (bench/README.md).
  */
-#define SHARE      4
-#define SHARE_MIN  2
-#define SHARE_NSEC 100000
+#define SHARE           4
+#define SHARE_MIN       2
+#define SHARE_NSEC      10000000
+#define SHARE_LONG_NSEC 300000
 
 #define BUFFER_MAX (1ul << 30) /* that the kernel registers as one */
 
@@ -32,6 +35,14 @@
 /* What CQEs carry that belong to no operation. */
 #define DATA_CANCEL NULL
 #define DATA_SIGNAL ((void *)1) /* it failed: the eventfd was full */
+
+static uint64_t now(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+}
 
 static bool list_empty(const struct io_op *head)
 {
@@ -88,19 +99,25 @@ static void reap(struct ring *ring)
 
 /*
  * With many disk operations in flight that end one after another, to wake up for each costs more
- * than it is worth: the ring waits until a share of them has ended, but not for long, and not again
- * before it was seen that they do.
+ * than it is worth: the ring waits until a share of them has ended, where that does not take long,
+ * and not again before it was seen that they do.
  */
 static int submit_and_wait(struct ring *ring, unsigned wait)
 {
 	struct __kernel_timespec limit = { .tv_nsec = SHARE_NSEC };
 	struct io_uring_cqe *cqe;
 	unsigned share = ring->near / SHARE;
+	uint64_t begin;
+	int n;
 
 	if (!wait || share < SHARE_MIN || !ring->trickles ||
-	    !(ring->uring.features & IORING_FEAT_EXT_ARG)) /* 5.11 */
+	    !(ring->uring.features & IORING_FEAT_EXT_ARG) || /* 5.11 */
+	    !patience_over(&ring->patience))
 		return io_uring_submit_and_wait(&ring->uring, wait);
-	return io_uring_submit_and_wait_timeout(&ring->uring, &cqe, share, &limit, NULL);
+	begin = now();
+	n = io_uring_submit_and_wait_timeout(&ring->uring, &cqe, share, &limit, NULL);
+	patience_learn(&ring->patience, now() - begin < SHARE_LONG_NSEC);
+	return n;
 }
 
 /* In the CQ, or to be brought there by a system call. */
@@ -471,14 +488,6 @@ void ring_remove_poller(struct ring *ring, struct ring_poller *poller)
 	while (*link != poller)
 		link = &(*link)->next;
 	*link = poller->next;
-}
-
-static uint64_t now(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
 }
 
 static bool look(struct ring *ring)

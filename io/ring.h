@@ -102,7 +102,8 @@ struct ring {
 	unsigned pauses;    /* and how many ring_pause()s */
 	unsigned cancels;   /* ring_cancel()s that the kernel has not answered */
 	bool closing;
-	bool trickles;  /* in the last wait disk I/O ended, but less than half of it */
+	bool trickles;            /* in the last wait disk I/O ended, but less than half of it */
+	struct patience patience; /* until a share is waited for again */
 	bool silent;    /* an operation may end without a completion (IORING_FEAT_CQE_SKIP) */
 	bool multishot; /* a poll may go on after a completion */
 
