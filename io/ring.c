@@ -13,14 +13,14 @@
 #include "io/ring.h"
 
 /*
- * Waiting for many: a quarter of what is in flight, when that is two or more. The limit is no
- * shorter than the kernel's tick: a timer that would be the processor's next has to be programmed,
- * and in a VM that is an exit. So disks for which a share takes longer than it should are left
- * alone for a while. Measured (bench/README.md).
+ * Waiting for many: a quarter of what is in flight, when that is two or more. The limit is longer
+ * than the kernel's tick mostly is (4 ms): a timer that would be the processor's next has to be
+ * programmed, and in a VM that is an exit. So where a share takes longer than it should, the next
+ * ones are not waited for. Measured (bench/README.md).
  */
 #define SHARE           4
 #define SHARE_MIN       2
-#define SHARE_NSEC      10000000
+#define SHARE_NSEC      5000000
 #define SHARE_LONG_NSEC 300000
 
 #define BUFFER_MAX (1ul << 30) /* that the kernel registers as one */
