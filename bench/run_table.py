@@ -43,8 +43,8 @@ ELSEWHERE = [(r'disk-', 'per_second', '≥ 0.95 ×', FIO), (r'disk-', 'per_secon
              (r'disk-.*-4k-(32|128)', 'exits', '≤ 0.1', NONE), (r'disk-.*-4k-(32|128)', 'interrupts', '≤ 0.1', NONE)]
 # Why, for what is there: the first that fits.
 REASONS = [
-    (r'disk-tmpfs-.*-128k', 'the copy is the work, the same for all; I/O thread and io-wq worker share a core'),
-    (r'disk-tmpfs-', 'a worker of io-wq for each request, on the one core that a polling guest leaves'),
+    (r'disk-tmpfs-.*-128k', 'the copy is the work, the same for all'),
+    (r'disk-tmpfs-', 'fio has two cores for that, kring the one that a polling guest leaves'),
     (r'disk-cached-randwrite-', 'ext4 writes take a worker, one after another for a file'),
     (r'disk-cached-', 'at depth 1 the hand-over between guest and I/O thread, each way'),
     (r'disk-direct-.*-1$', "the I/O thread sleeps while the disk works, QEMU's and fio's poll"),
