@@ -357,8 +357,6 @@ static void what_is_aligned_leaves_in_one_system_call(void **state)
 	disk_close(f);
 }
 
-/* Short transfers. */
-
 /* What lies in memory is moved at once, from Linux 6.6 on. */
 static void tmpfs_is_done_at_once(void **state)
 {
@@ -407,6 +405,8 @@ static void tmpfs_is_done_at_once(void **state)
 	disk_close(f);
 	close(fd);
 }
+
+/* Short transfers. */
 
 static void the_end_of_the_file_reads_as_zeroes(void **state)
 {

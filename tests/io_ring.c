@@ -452,7 +452,7 @@ static void polling_starts_and_ends(void **state)
 }
 
 /* A batch with nothing but a timer's end. */
-static void ring_pause_and_step(struct ring *ring)
+static void step_to_a_timer(struct ring *ring)
 {
 	struct result timer = { .op.done = record };
 
@@ -523,7 +523,7 @@ static void a_batch_takes_all_that_has_ended(void **state)
 	assert_int_equal(ring_init(&ring, 64), 0);
 	reads_init(&reads, &ring);
 	reads_start(&reads, READS);
-	ring_pause_and_step(&ring);
+	step_to_a_timer(&ring);
 	assert_int_equal(write(reads.fds[1], bytes, READS), READS);
 	ring_step(&ring);
 	assert_int_equal(reads_done(&reads), READS);
@@ -542,8 +542,10 @@ static void idle_disks_get_a_head_start(void **state)
 
 		(void)state;
 		assert_int_equal(ring_init(&ring, 64), 0);
-		ring_set_pace(&ring, spare ? 1000 : 0, false);
-		spare = ring.pace.poll_nsec > 0; /* this kernel can */
+		if (!ring_set_pace(&ring, spare ? 1000 : 0, false)) {
+			ring_fini(&ring);
+			skip(); /* this kernel cannot */
+		}
 		enters = ring.enters;
 		reads_init(&reads, &ring);
 		reads_start(&reads, 8);

@@ -140,9 +140,8 @@ struct vdev {
 	uint8_t config_generation;
 	uint16_t queue_select;
 	struct msix msix;
-	bool mastering; /* the guest lets the device access memory */
-	uint64_t bar;   /* where its registers are, */
-	uint64_t ports; /* and its ports; 0: nowhere */
+	bool mastering;   /* the guest lets the device access memory */
+	uint64_t base[2]; /* where its BAR of each enum bus_space is; 0: nowhere */
 
 	/* Written under the lock, read anywhere. */
 	_Atomic uint16_t config_msix_vector;

@@ -70,29 +70,33 @@ struct virtio_pci_cap {
 /* Kicks. */
 
 /*
- * A kick made an exit, @off bytes behind where kicks begin at @address. Drivers take ports or
- * memory, and not all queues: so the doorbell is hung where it is rung first, and the next kicks
- * there make none. Where KVM has no room for it they go on to.
+ * A kick made an exit, @off bytes into the BAR of @space. Drivers take ports or memory, and not all
+ * queues: so the doorbell is hung where it is rung first, and the next kicks there make none. Where
+ * KVM has no room for it they go on to.
  */
-static void kick_take(struct vdev *vdev, enum bus_space space, uint64_t address, uint64_t off)
+static void kick_take(struct vdev *vdev, enum bus_space space, uint64_t off)
 {
-	uint64_t i = off / NOTIFY_STEP;
+	uint64_t begin = space == BUS_PORT ? 0 : BAR_NOTIFY;
+	uint64_t i = (off - begin) / NOTIFY_STEP;
 	struct doorbell *bell;
 
 	if (i >= vdev->kind->nqueues)
 		return;
 	bell = &vdev->queue[i].doorbell;
-	if (address && vdev->queue[i].queue_enable && !bell->address)
-		doorbell_move(bell, space, address + NOTIFY_STEP * i);
+	if (vdev->base[space] && vdev->queue[i].queue_enable && !bell->address)
+		doorbell_move(bell, space, vdev->base[space] + begin + NOTIFY_STEP * i);
 	eventfd_write(bell->fd, 1);
 }
 
-/* The BAR of this space has moved. */
-static void doorbells_off(struct vdev *vdev, enum bus_space space)
+/* The BAR of @space is at @base now, and no doorbell there any more. */
+static void base_moved(struct vdev *vdev, enum bus_space space, uint64_t base)
 {
+	pthread_mutex_lock(&vdev->lock);
+	vdev->base[space] = base;
 	for (unsigned i = 0; i < vdev->kind->nqueues; i++)
 		if (vdev->queue[i].doorbell.space == space)
 			doorbell_move(&vdev->queue[i].doorbell, space, 0);
+	pthread_mutex_unlock(&vdev->lock);
 }
 
 /* The processor tells KVM the port; an address in memory takes decoding an instruction on AMD. */
@@ -103,7 +107,7 @@ static void ports_write(void *dev, uint64_t off, unsigned len, uint64_t value)
 	(void)len;
 	(void)value;
 	pthread_mutex_lock(&vdev->lock);
-	kick_take(vdev, BUS_PORT, vdev->ports, off);
+	kick_take(vdev, BUS_PORT, off);
 	pthread_mutex_unlock(&vdev->lock);
 }
 
@@ -117,12 +121,7 @@ static uint64_t ports_read(void *dev, uint64_t off, unsigned len)
 
 static void ports_moved(void *dev, uint64_t base)
 {
-	struct vdev *vdev = dev;
-
-	pthread_mutex_lock(&vdev->lock);
-	vdev->ports = base;
-	doorbells_off(vdev, BUS_PORT);
-	pthread_mutex_unlock(&vdev->lock);
+	base_moved(dev, BUS_PORT, base);
 }
 
 /* Registers. */
@@ -159,7 +158,7 @@ static void registers_write(struct vdev *vdev, uint64_t off, unsigned len, uint6
 	if (off >= BAR_TABLE)
 		msix_table_write(&vdev->msix, off - BAR_TABLE, len, value);
 	else if (off >= BAR_NOTIFY)
-		kick_take(vdev, BUS_MMIO, vdev->bar ? vdev->bar + BAR_NOTIFY : 0, off - BAR_NOTIFY);
+		kick_take(vdev, BUS_MMIO, off);
 	else if (off >= BAR_CONFIG)
 		vregs_config_write(vdev, off - BAR_CONFIG, len, value);
 	else
@@ -177,12 +176,7 @@ static void bar_write(void *dev, uint64_t off, unsigned len, uint64_t value)
 
 static void bar_moved(void *dev, uint64_t base)
 {
-	struct vdev *vdev = dev;
-
-	pthread_mutex_lock(&vdev->lock);
-	vdev->bar = base;
-	doorbells_off(vdev, BUS_MMIO);
-	pthread_mutex_unlock(&vdev->lock);
+	base_moved(dev, BUS_MMIO, base);
 }
 
 /* Configuration space. */

@@ -144,11 +144,15 @@ static uint64_t bar_get(uint32_t address, unsigned bar)
 static void cap_take(struct device *device, unsigned at, uint32_t first)
 {
 	unsigned type = first >> 24;
+
+	if (type < CAP_COMMON || type > CAP_DEVICE)
+		return;
+
 	unsigned bar = config_get(device->address, at + 4) & 0xff;
 	uint32_t low = config_get(device->address, PCI_BAR0 + 4 * bar);
 	uint64_t where = config_get(device->address, at + 8);
 
-	if (type < CAP_COMMON || type > CAP_DEVICE || (low & BAR_IO && type != CAP_NOTIFY))
+	if (low & BAR_IO && type != CAP_NOTIFY)
 		return;
 
 	where += low & BAR_IO ? low & ~3u : bar_get(device->address, bar);
